@@ -1,0 +1,36 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer with venv, and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/installed
+
+.PHONY: demo test lint types migrations tests bench clean
+
+demo: $(STAMP)  ## The story of an outage, told by the demo shop on a real server
+	$(BIN)/python manage.py demo
+
+test: lint types migrations tests  ## All that CI asks for, on this Python
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+migrations: $(STAMP)
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+tests: $(STAMP)
+	$(BIN)/python -X dev -m pytest -n auto --dist loadgroup $(ARGS)
+
+bench: $(STAMP)  ## Ours and its peers in one run; prints the table of docs/benchmarks.md
+	$(BIN)/python -m benchmarks.hits
+
+$(STAMP): requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info demo.sqlite3*

@@ -1,0 +1,45 @@
+"""The errors of this package. None of them reaches a view because Redis is away."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a failure of Redis means for the caller: the kinds of the failure table in the docs."""
+
+    DOWN = "down"  # not reachable, or not to be believed: fallback rows, breaker opens
+    BUSY = "busy"  # too slow, or the own pool is empty: this call computes without waiting
+    FULL = "full"  # the server refuses stores for lack of memory, and nothing else
+    FOREIGN = "foreign key"  # something that is not ours lies at the key
+
+
+class RedisIntegrationError(Exception):
+    """Base class for errors of this package. Do not raise directly."""
+
+
+class RedisUnavailable(RedisIntegrationError):
+    """
+    Redis could not be reached, did not answer in time, or refused the command.
+
+    `kind` says what it means, `remedy` what to do about it; `lost` that a connection broke, which a new one may mend.
+    """
+
+    def __init__(self, reason: str, *, kind: Kind = Kind.DOWN, remedy: str = "", lost: bool = False) -> None:
+        super().__init__(f"{reason} {remedy}".rstrip())
+        self.reason = reason
+        self.kind = kind
+        self.remedy = remedy
+        self.lost = lost
+
+
+class UnreadableEntry(RedisIntegrationError):
+    """Stored bytes are damaged, from another format version, or not ours."""
+
+
+class UnstorableValue(RedisIntegrationError, TypeError):
+    """The codec could not bring this value back equal, types included."""
+
+
+class UncacheableCall(RedisIntegrationError, TypeError):
+    """The arguments of this call cannot be turned into a key."""

@@ -1,0 +1,187 @@
+"""
+Pools by alias, plain clients on them, and `exchange`, by which the tiers speak to Redis.
+
+The only builder of redis clients, and the only place where redis-py's errors become ours. What to do about a failure
+is the policy's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+from redis_integration.conf import RedisSettings, get_settings
+from redis_integration.pools.asynchronous import AsyncPool
+from redis_integration.pools.failures import translate
+from redis_integration.pools.slots import Trial
+from redis_integration.pools.sync import Pool
+
+__all__ = [
+    "aclose_pools",
+    "aexchange",
+    "aget_redis",
+    "close_pools",
+    "exchange",
+    "first_failure",
+    "get_redis",
+    "run_in_child",
+    "translate",
+]
+
+Command = Sequence[bytes | str | int]
+Exchange = tuple[list[Any], bytes]
+_P = TypeVar("_P", Pool, AsyncPool)
+
+_pools: dict[RedisSettings, Pool] = {}
+_async_pools: dict[RedisSettings, AsyncPool] = {}
+# Aliases find their pool without hashing a whole settings object at each call.
+_by_alias: dict[str, Pool] = {}
+_async_by_alias: dict[str, AsyncPool] = {}
+_every_pool: weakref.WeakSet[Pool | AsyncPool] = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+def get_pool(alias: str = "default") -> Pool:
+    """The pool of this alias; aliases with equal settings share one. Raises ImproperlyConfigured."""
+    return _by_alias.get(alias) or _open(alias, Pool, _pools, _by_alias)
+
+
+def aget_pool(alias: str = "default") -> AsyncPool:
+    """See `get_pool`."""
+    return _async_by_alias.get(alias) or _open(alias, AsyncPool, _async_pools, _async_by_alias)
+
+
+def _open(alias: str, pool_class: type[_P], pools: dict[RedisSettings, _P], by_alias: dict[str, _P]) -> _P:
+    settings = get_settings(alias)
+    with _lock:
+        if settings not in pools:
+            pools[settings] = pool_class(settings)
+            _every_pool.add(pools[settings])
+        by_alias[alias] = pools[settings]
+        return pools[settings]
+
+
+def get_redis(alias: str = "default") -> redis.Redis:
+    """
+    A plain redis-py client on the pool of this alias; it may be kept and shared between threads.
+
+    Its commands raise redis-py's own errors and are never sent twice; connecting is tried again RETRIES times.
+    """
+    return get_pool(alias).client
+
+
+def aget_redis(alias: str = "default") -> redis.asyncio.Redis:
+    """See `get_redis`; the client may be kept and used from every event loop."""
+    return aget_pool(alias).client
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """The bytes of RESP for these commands: https://redis.io/docs/latest/develop/reference/protocol-spec/"""
+    parts = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        for argument in command:
+            content = argument if isinstance(argument, bytes) else str(argument).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(content), content))
+    return b"".join(parts)
+
+
+def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True) -> Exchange:
+    """
+    The replies to these commands, and the life of the server that gave them. One round trip.
+
+    Server errors among the replies are values. With `idempotent`, a lost connection is replaced and the commands are
+    sent again, at most RETRIES times. Raises RedisUnavailable.
+    """
+    pool = get_pool(alias)
+    packed, trial = pack(commands), Trial(pool.settings)
+    while True:
+        try:
+            return pool.exchange(packed, len(commands))
+        except Exception as error:
+            pause = trial.pause_after(error) if idempotent else None
+            if pause is None:
+                failure = translate(error, pool.settings.address)
+                if failure is None:
+                    raise
+                raise failure from error
+            pool.drop_idle()
+            time.sleep(pause)
+
+
+async def aexchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True) -> Exchange:
+    """See `exchange`."""
+    pool = aget_pool(alias)
+    packed, trial = pack(commands), Trial(pool.settings)
+    while True:
+        try:
+            return await pool.exchange(packed, len(commands))
+        except Exception as error:
+            pause = trial.pause_after(error) if idempotent else None
+            if pause is None:
+                failure = translate(error, pool.settings.address)
+                if failure is None:
+                    raise
+                raise failure from error
+            await pool.drop_idle()
+            await asyncio.sleep(pause)
+
+
+def first_failure(alias: str, replies: Sequence[Any]) -> Exception | None:
+    """The first server error among replies, as ours; None where there is none."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return translate(reply, get_settings(alias).address) or reply
+    return None
+
+
+def close_pools() -> None:
+    """Close the sync connections of this process. The pools open again when they are used again."""
+    with _lock:
+        pools = list(_pools.values())
+        _pools.clear()
+        _by_alias.clear()
+    for pool in pools:
+        pool.disconnect()
+
+
+async def aclose_pools() -> None:
+    """Close the connections of the running event loop; they are closed with the loop in any case."""
+    for pool in list(_async_pools.values()):
+        await pool.disconnect()
+
+
+@receiver(setting_changed, dispatch_uid="redis_integration.pools")
+def _forget_pools(*, setting: str, **kwargs: Any) -> None:
+    if setting == "REDIS_INTEGRATION":
+        close_pools()
+        _async_pools.clear()
+        _async_by_alias.clear()
+
+
+def run_in_child(function: Callable[[], None]) -> None:
+    """Call it in each forked child, before anything else of this package runs there."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+def _start_afresh() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for pool in list(_every_pool):
+        pool.reset()
+
+
+atexit.register(close_pools)
+run_in_child(_start_afresh)

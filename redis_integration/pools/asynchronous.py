@@ -1,0 +1,179 @@
+"""The pools for async code: one for each running event loop, closed with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncGenerator
+from time import monotonic
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from redis_integration.conf import RedisSettings
+from redis_integration.pools import connections
+from redis_integration.pools.slots import PING, WAIT_SLICE, Slots, Trial, connection_arguments, exhausted
+
+# What a forked child inherited. Even to collect it would touch the parent's event loop.
+_inherited: list[object] = []
+
+
+class AsyncPool(redis.asyncio.ConnectionPool):
+    """
+    The connections of each event loop of this process for one settings object.
+
+    See the sync `Pool`. It can be made anywhere and used from every loop.
+    """
+
+    CLASSES = {
+        "redis": connections.AsyncExchangingConnection,
+        "rediss": connections.AsyncExchangingSSLConnection,
+        "unix": connections.AsyncExchangingUnixConnection,
+    }
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.settings = settings
+        self._loops: dict[AbstractEventLoop, tuple[Slots, AsyncGenerator[None, None]]] = {}
+        scheme = settings.url.partition(":")[0]
+        super().__init__(self.CLASSES[scheme], settings.max_connections, **connection_arguments(settings))
+        self.client = redis.asyncio.Redis(connection_pool=self)
+
+    def reset(self) -> None:
+        """See `Pool.reset`."""
+        super().reset()  # type: ignore[no-untyped-call]
+        _inherited.append(self._loops)
+        self._loops = {}
+
+    async def _slots(self) -> Slots:
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(loop)
+        if found is None:
+            for other in [other for other in self._loops if other.is_closed()]:
+                del self._loops[other]
+            # `asyncio.run` and its like end the async generators of a loop before they close it; nothing else tells of
+            # the end of a loop while its connections can still be closed.
+            ending = self._until_loop_ends(loop)
+            found = self._loops[loop] = Slots(), ending
+            await anext(ending)
+        return found[0]
+
+    async def _until_loop_ends(self, loop: AbstractEventLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close(loop)
+
+    async def _close(self, loop: AbstractEventLoop) -> None:
+        slots, _ = self._loops.pop(loop, (Slots(), None))
+        for connection in slots.idle:
+            with contextlib.suppress(redis.RedisError, OSError):
+                await connection.disconnect()
+
+    async def take(self) -> Any:
+        """See `Pool.take`."""
+        connection = await self._find()
+        try:
+            if not connection.is_clean():
+                await connection.connect()
+            elif monotonic() > connection.healthy_until:
+                await self._check(connection)
+        except BaseException:
+            self.drop(connection)
+            raise
+        return connection
+
+    async def _find(self) -> Any:
+        slots, settings = await self._slots(), self.settings
+        give_up = monotonic() + settings.pool_timeout
+        while True:
+            connection = slots.find(self.connection_class, self.connection_kwargs, at_most=settings.max_connections)
+            if connection is not None:
+                return connection
+            remaining = give_up - monotonic()
+            if remaining <= 0:
+                raise exhausted(settings)
+            gate = asyncio.Event()
+            slots.waiting.append(gate.set)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(gate.wait(), min(remaining, WAIT_SLICE))
+            with contextlib.suppress(ValueError):
+                slots.waiting.remove(gate.set)
+
+    async def _check(self, connection: Any) -> None:
+        try:
+            await connection.exchange(PING, 1)
+        except (redis.RedisError, OSError):
+            await self.drop_idle()
+            connection.abort()
+            await connection.connect()
+
+    async def exchange(self, packed: bytes, count: int) -> tuple[list[Any], bytes]:
+        """See `Pool.exchange`."""
+        connection = await self.take()
+        try:
+            replies = await connection.exchange(packed, count)
+        except BaseException:
+            self.drop(connection)
+            raise
+        life: bytes = connection.life
+        self.give(connection)
+        return replies, life
+
+    def give(self, connection: Any) -> None:
+        found = self._loops.get(asyncio.get_running_loop())
+        if found is not None and connection.home is found[0] and connection.is_clean():
+            connection.healthy_until = monotonic() + self.settings.health_check_interval
+            found[0].give(connection)
+        else:
+            self.drop(connection)
+
+    def drop(self, connection: Any) -> None:
+        connection.home.discard(connection)
+        connection.abort()
+
+    async def drop_idle(self) -> None:
+        slots = await self._slots()
+        with contextlib.suppress(IndexError):
+            while True:
+                self.drop(slots.idle.pop())
+
+    # What plain redis-py clients call.
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """See `Pool.get_connection`."""
+        trial = Trial(self.settings)
+        while True:
+            try:
+                connection = await self.take()
+                if await self._is_stale(connection):
+                    continue
+                connection.lent_to = 1
+                return connection
+            except Exception as error:
+                pause = trial.pause_after(error)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _is_stale(self, connection: Any) -> bool:
+        try:
+            stale: bool = await connection.can_read()
+        except (redis.RedisError, OSError):
+            stale = True
+        if stale:
+            self.drop(connection)
+        return stale
+
+    async def release(self, connection: Any) -> None:
+        if connection.lent_to:
+            connection.lent_to = 0
+            self.give(connection)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close what is idle on the running loop now, and what is in use when it comes back."""
+        await self._close(asyncio.get_running_loop())
+
+    async def aclose(self) -> None:
+        await self.disconnect()

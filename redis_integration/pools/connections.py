@@ -1,0 +1,273 @@
+"""
+Redis connections that know whether their exchange is finished, and that carry a deadline.
+
+redis-py's own connections return to a pool after an interrupt with a reply still to come, and the next command reads it;
+these do not. Nothing here decides what a failure means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Final
+
+from redis import Connection, SSLConnection, UnixDomainSocketConnection
+from redis import asyncio as redis_asyncio
+from redis.asyncio.connection import SSLConnection as AsyncSSLConnection
+from redis.connection import PythonRespSerializer
+from redis.exceptions import ResponseError
+
+# The life of a server is not learnt yet; an unset life equals nothing.
+UNSET_LIFE: Final = bytes(8)
+# redis-py splits what it packs into pieces above this size instead of copying it.
+_COPY_BELOW_BYTES = 6000
+
+
+class DeadlineSocket:
+    """
+    A socket whose every send and receive ends at `deadline` (monotonic seconds).
+
+    A plain timeout is renewed by each byte that arrives: a reply that drips made 0.25 s into 2.4 s.
+    """
+
+    __slots__ = ("_socket", "deadline", "__weakref__")
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._socket = sock
+        self.deadline: float | None = deadline
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def settimeout(self, timeout: float | None) -> None:
+        """A timeout asked for by name (a blocking read of pub/sub) ends the deadline."""
+        self.deadline = None
+        self._socket.settimeout(timeout)
+
+    def _arm(self) -> None:
+        if self.deadline is not None:
+            remaining = self.deadline - monotonic()
+            if remaining <= 0:
+                raise TimeoutError("the deadline of this exchange has passed")
+            self._socket.settimeout(remaining)
+
+    def sendall(self, content: bytes) -> None:
+        view = memoryview(content)
+        while view:
+            self._arm()
+            view = view[self._socket.send(view) :]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        # redis-py peeks with flags at an idle connection, where no deadline counts.
+        if flags:
+            return self._socket.recv(size, flags)
+        self._arm()
+        return self._socket.recv(size)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        self._arm()
+        return self._socket.recv_into(buffer)
+
+
+class _CountingPacker(PythonRespSerializer):
+    """
+    redis-py's Python packer, which also counts the commands it packed.
+
+    The packer of hiredis 3.5 crashes the interpreter when a signal handler raises while it converts a number.
+    """
+
+    packed = 0
+
+    def pack(self, *args: Any) -> Any:
+        self.packed += 1
+        return super().pack(*args)  # type: ignore[no-untyped-call]
+
+
+class _Exchanging:
+    """
+    What sync and async connections share: `owed` replies, a deadline, and the pool they belong to.
+
+    `owed` grows before the first byte of a command is sent and shrinks after its reply was read, so that an exception at
+    any point in between leaves it above 0. A pool takes back a connection only where it is 0.
+    """
+
+    owed = 0
+    life = UNSET_LIFE
+    home: object = None
+    lent_to = 0
+    healthy_until = 0.0
+    connect_by = 0.0
+    # redis-py types these differently in its sync and its async half.
+    _socket_connect_timeout: Any
+    _socket_timeout: Any
+
+    @property
+    def socket_connect_timeout(self) -> Any:
+        """Seconds left to connect: redis-py asks once for each address, and would give each the whole time."""
+        return max(0.001, self.connect_by - monotonic()) if self.connect_by else self._socket_connect_timeout
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: Any) -> None:
+        self._socket_connect_timeout = value
+
+
+class _SyncExchanging(_Exchanging):
+    _sock: Any
+    _parser: Any
+    _command_packer: Any
+
+    def _construct_command_packer(self, packer: Any) -> Any:
+        return _CountingPacker(_COPY_BELOW_BYTES, self.encoder.encode)  # type: ignore[attr-defined]
+
+    def _connect(self) -> DeadlineSocket:
+        return DeadlineSocket(super()._connect(), self.connect_by)  # type: ignore[misc]
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if self._sock:
+            return
+        # The handshake is an exchange too: one that was interrupted must not be used.
+        self.owed = 1
+        self.connect_by = monotonic() + self._socket_connect_timeout
+        try:
+            super().connect_check_health(check_health=check_health, retry_socket_connect=False)  # type: ignore[misc]
+        finally:
+            self.connect_by = 0.0
+        self.owed = 0
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        packer = self._command_packer
+        count, packer.packed = packer.packed, 0
+        if not self._sock:
+            self.connect_check_health(check_health=False)
+        if not self.owed:
+            self._sock.deadline = monotonic() + self._socket_timeout
+        self.owed += count
+        super().send_packed_command(command, check_health=check_health)  # type: ignore[misc]
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            response = super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except ResponseError:
+            self.owed -= 1
+            raise
+        self.owed -= 1
+        return response
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        self.owed = 0
+
+    def is_clean(self) -> bool:
+        return self.owed == 0 and self._sock is not None
+
+    def exchange(self, packed: bytes, count: int) -> list[Any]:
+        """The `count` replies to `packed`; server errors among them are values. One round trip."""
+        self.owed = count
+        sock = self._sock
+        sock.deadline = monotonic() + self._socket_timeout
+        sock.sendall(packed)
+        read = self._parser.read_response
+        replies = [read() for _ in range(count)]
+        self.owed = 0
+        return replies
+
+
+class ExchangingConnection(_SyncExchanging, Connection):
+    pass
+
+
+class ExchangingSSLConnection(_SyncExchanging, SSLConnection):
+    pass
+
+
+class ExchangingUnixConnection(_SyncExchanging, UnixDomainSocketConnection):
+    pass
+
+
+class _AsyncExchanging(_Exchanging):
+    _reader: Any
+    _writer: Any
+    _parser: Any
+    _packed = 0
+    _command_by = 0.0
+
+    @property
+    def socket_timeout(self) -> Any:
+        """Seconds left for this exchange: redis-py asks before each reply, and would give each the whole time."""
+        by = self.connect_by or (self._command_by if self.owed else 0.0)
+        return max(0.001, by - monotonic()) if by else self._socket_timeout
+
+    @socket_timeout.setter
+    def socket_timeout(self, value: Any) -> None:
+        self._socket_timeout = value
+
+    def pack_command(self, *args: Any) -> Any:
+        self._packed += 1
+        return super().pack_command(*args)  # type: ignore[misc]
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if self._writer:
+            return
+        self.owed = 1
+        self.connect_by = monotonic() + self._socket_connect_timeout
+        try:
+            await super().connect_check_health(check_health=check_health, retry_socket_connect=False)  # type: ignore[misc]
+        finally:
+            self.connect_by = 0.0
+        self.owed = 0
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        count, self._packed = self._packed, 0
+        if not self._writer:
+            await self.connect_check_health(check_health=False)
+        if not self.owed:
+            self._command_by = monotonic() + self._socket_timeout
+        self.owed += count
+        await super().send_packed_command(command, check_health=check_health)  # type: ignore[misc]
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except ResponseError:
+            self.owed -= 1
+            raise
+        self.owed -= 1
+        return response
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        self.owed = 0
+
+    def is_clean(self) -> bool:
+        return self.owed == 0 and self._writer is not None
+
+    def abort(self) -> None:
+        """Close at once, without awaiting: what a cancelled task can still do."""
+        writer, self._writer, self._reader = self._writer, None, None
+        self._parser.on_disconnect()
+        if writer is not None:
+            writer.transport.abort()
+
+    async def exchange(self, packed: bytes, count: int) -> list[Any]:
+        """See the sync `exchange`."""
+        self.owed = count
+        async with asyncio.timeout(self._socket_timeout):
+            self._writer.write(packed)
+            read = self._parser.read_response
+            replies = [await read() for _ in range(count)]
+        self.owed = 0
+        return replies
+
+
+class AsyncExchangingConnection(_AsyncExchanging, redis_asyncio.Connection):
+    pass
+
+
+class AsyncExchangingSSLConnection(_AsyncExchanging, AsyncSSLConnection):
+    pass
+
+
+class AsyncExchangingUnixConnection(_AsyncExchanging, redis_asyncio.UnixDomainSocketConnection):
+    pass

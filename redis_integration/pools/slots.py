@@ -1,0 +1,123 @@
+"""What sync and async pools share: how many connections may live, who waits for one, and when to try again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import MaxConnectionsError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from redis_integration.conf import RedisSettings
+from redis_integration.pools.failures import translate
+
+# Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). Seconds.
+BACKOFF_BASE = 0.01
+BACKOFF_CAP = 0.1
+# A waiter looks again this often, so that one whose wake-up went to an interrupted thread is not forgotten. Seconds.
+WAIT_SLICE = 0.02
+PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+class Slots:
+    """
+    The idle connections of one pool, and weak references to all living ones.
+
+    A connection that an interrupt tears from its user frees its slot by dying; nobody has to notice. Each change is one
+    operation that Python does not interrupt.
+    """
+
+    def __init__(self) -> None:
+        self.idle: deque[Any] = deque()
+        self.living: set[weakref.ref[Any]] = set()
+        self.waiting: deque[Callable[[], object]] = deque()
+        self.lock = threading.Lock()
+
+    def find(self, connection_class: Callable[..., Any], arguments: dict[str, Any], *, at_most: int) -> Any | None:
+        """The connection used last, or a new one that is not connected yet, or None where all are in use."""
+        with contextlib.suppress(IndexError):
+            return self.idle.pop()
+        with self.lock:
+            if len(self.living) >= at_most:
+                return None
+            connection = connection_class(**arguments)
+            connection.home = self
+            connection.slot = weakref.ref(connection, self.living.discard)
+            self.living.add(connection.slot)
+            return connection
+
+    def give(self, connection: Any) -> None:
+        self.idle.append(connection)
+        self.wake()
+
+    def discard(self, connection: Any) -> None:
+        self.living.discard(connection.slot)
+        self.wake()
+
+    def wake(self) -> None:
+        if self.waiting:
+            with contextlib.suppress(IndexError):
+                self.waiting.popleft()()
+
+    def in_use(self) -> set[Any]:
+        idle = set(self.idle)
+        return {connection for ref in list(self.living) if (connection := ref()) and connection not in idle}
+
+
+class Trial:
+    """The tries of one call: how many are left, and until when; the pauses between them are exponential and random."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.settings = settings
+        self.left = settings.retries
+        self.give_up = monotonic() + settings.pool_timeout + settings.connect_timeout + settings.command_timeout
+
+    def pause_after(self, error: Exception) -> float | None:
+        """
+        Seconds to wait before the next try; None where there is to be none.
+
+        Only a lost connection is worth one: a second timeout costs as much as the first, and a refusal stays one.
+        """
+        failure = translate(error)
+        if failure is None or not failure.lost or not self.left or monotonic() >= self.give_up:
+            return None
+        tried = self.settings.retries - self.left
+        self.left -= 1
+        return random.uniform(0, min(BACKOFF_CAP, BACKOFF_BASE * 2**tried))
+
+
+def connection_arguments(settings: RedisSettings) -> dict[str, Any]:
+    """What connections are built with. redis-py's own retries and health checks are off: the pools have them."""
+    arguments: dict[str, Any] = parse_url(settings.url)  # type: ignore[no-untyped-call]
+    arguments.pop("connection_class", None)
+    arguments |= dict(settings.options)
+    if settings.username is not None:
+        arguments["username"] = settings.username
+    if settings.password is not None:
+        arguments["password"] = settings.password
+    return arguments | {
+        "client_name": settings.client_name,
+        "socket_timeout": settings.command_timeout,
+        "socket_connect_timeout": settings.connect_timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        # Two round trips less for each new connection.
+        "driver_info": None,
+        # While these are on, redis-py hands a leftover reply to the next command.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def exhausted(settings: RedisSettings) -> MaxConnectionsError:
+    return MaxConnectionsError(
+        f"All {settings.max_connections} connections of this pool stayed in use for {settings.pool_timeout} s"
+    )

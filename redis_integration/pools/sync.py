@@ -1,0 +1,157 @@
+"""The pool of a process for sync code."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from time import monotonic
+from typing import Any
+
+import redis
+
+from redis_integration.conf import RedisSettings
+from redis_integration.pools import connections
+from redis_integration.pools.slots import PING, WAIT_SLICE, Slots, Trial, connection_arguments, exhausted
+
+
+class Pool(redis.ConnectionPool):
+    """
+    The connections of this process for one settings object; safe under threads, interrupts and fork.
+
+    Never more than MAX_CONNECTIONS live; a caller waits at most POOL_TIMEOUT for one; the one used last is used next.
+    """
+
+    CLASSES = {
+        "redis": connections.ExchangingConnection,
+        "rediss": connections.ExchangingSSLConnection,
+        "unix": connections.ExchangingUnixConnection,
+    }
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.settings = settings
+        scheme = settings.url.partition(":")[0]
+        super().__init__(self.CLASSES[scheme], settings.max_connections, **connection_arguments(settings))
+        self.client = redis.Redis(connection_pool=self)
+
+    def reset(self) -> None:
+        """Forget all connections without closing them: what a forked child does with its parent's."""
+        super().reset()
+        self.slots = Slots()
+
+    def take(self) -> Any:
+        """
+        A connected connection that owes no reply. No round trip, but for a new or a long idle one.
+
+        Raises redis-py's errors, MaxConnectionsError where all stayed in use.
+        """
+        connection = self._find()
+        try:
+            if not connection.is_clean():
+                connection.connect()
+            elif monotonic() > connection.healthy_until:
+                self._check(connection)
+        except BaseException:
+            self.drop(connection)
+            raise
+        return connection
+
+    def _find(self) -> Any:
+        slots, settings = self.slots, self.settings
+        give_up = monotonic() + settings.pool_timeout
+        while True:
+            connection = slots.find(self.connection_class, self.connection_kwargs, at_most=settings.max_connections)
+            if connection is not None:
+                return connection
+            remaining = give_up - monotonic()
+            if remaining <= 0:
+                raise exhausted(settings)
+            gate = threading.Lock()
+            gate.acquire()
+            slots.waiting.append(gate.release)
+            gate.acquire(timeout=min(remaining, WAIT_SLICE))
+            with contextlib.suppress(ValueError):
+                slots.waiting.remove(gate.release)
+
+    def _check(self, connection: Any) -> None:
+        try:
+            connection.exchange(PING, 1)
+        except (redis.RedisError, OSError):
+            # What has been idle for as long is as dead: one silence is paid for, not fifty.
+            self.drop_idle()
+            connection.disconnect()
+            connection.connect()
+
+    def exchange(self, packed: bytes, count: int) -> tuple[list[Any], bytes]:
+        """The replies, and the life of the server that gave them. One round trip."""
+        connection = self.take()
+        try:
+            replies = connection.exchange(packed, count)
+        except BaseException:
+            self.drop(connection)
+            raise
+        life: bytes = connection.life
+        self.give(connection)
+        return replies, life
+
+    def give(self, connection: Any) -> None:
+        if connection.home is self.slots and connection.is_clean():
+            connection.healthy_until = monotonic() + self.settings.health_check_interval
+            self.slots.give(connection)
+        else:
+            self.drop(connection)
+
+    def drop(self, connection: Any) -> None:
+        connection.home.discard(connection)
+        connection.disconnect()
+
+    def drop_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self.drop(self.slots.idle.pop())
+
+    # What plain redis-py clients call.
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """See `take`; connecting is tried again, since nothing was sent yet."""
+        trial = Trial(self.settings)
+        while True:
+            try:
+                connection = self.take()
+                if self._is_stale(connection):
+                    continue
+                connection.lent_to = threading.get_ident()
+                return connection
+            except Exception as error:
+                pause = trial.pause_after(error)
+                if pause is None:
+                    raise
+                time.sleep(pause)
+
+    def _is_stale(self, connection: Any) -> bool:
+        """A plain client's command may not be sent twice, so a closed connection is found out before it is sent."""
+        try:
+            stale: bool = connection.can_read()
+        except (redis.RedisError, OSError):
+            stale = True
+        if stale:
+            self.drop(connection)
+        return stale
+
+    def release(self, connection: Any) -> None:
+        # A pipeline whose reset was interrupted releases once more when it dies, when another may have the connection.
+        if connection.lent_to == threading.get_ident():
+            connection.lent_to = 0
+            self.give(connection)
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        slots, self.slots = self.slots, Slots()
+        for connection in slots.idle:
+            connection.disconnect()
+
+    def _get_free_connections(self) -> Any:
+        return list(self.slots.idle)
+
+    def _get_in_use_connections(self) -> Any:
+        return self.slots.in_use()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from demo_project.server import start_server
+from redis_integration import close_pools
+from redis_integration.tiers import redis as redis_tier
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A real server of this test run's own, on a free loopback port."""
+    with start_server() as server:
+        yield server
+
+
+@pytest.fixture
+def own_server():
+    """A real server for a test that stops, pauses or reconfigures it."""
+    with start_server() as server:
+        yield server
+
+
+@pytest.fixture
+def options():
+    """Further options of the alias "default"; a test module overrides it."""
+    return {}
+
+
+@pytest.fixture
+def prefix():
+    """A KEY_PREFIX that no other test uses."""
+    return f"t{next(_numbers)}"
+
+
+@pytest.fixture
+def live(settings, server, prefix, options):
+    """The alias "default" on the real server; the server itself."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": server.url, "KEY_PREFIX": prefix, **options}}
+    return server
+
+
+@pytest.fixture
+def live_own(settings, own_server, prefix, options):
+    """The alias "default" on a real server that belongs to this test."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": own_server.url, "KEY_PREFIX": prefix, **options}}
+    return own_server
+
+
+@pytest.fixture(autouse=True)
+def forget_redis():
+    """No test leaves a connection, an open breaker or a pending name to the next."""
+    yield
+    close_pools()
+    redis_tier.start_afresh()
+    redis_tier._pending.clear()
