@@ -105,11 +105,12 @@ def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True
     sent again, at most RETRIES times. Raises RedisUnavailable.
     """
     pool = get_pool(alias)
-    packed, trial = pack(commands), Trial(pool.settings)
+    packed, trial = pack(commands), None
     while True:
         try:
             return pool.exchange(packed, len(commands))
         except Exception as error:
+            trial = trial or Trial(pool.settings)
             pause = trial.pause_after(error) if idempotent else None
             if pause is None:
                 failure = translate(error, pool.settings.address)
@@ -123,11 +124,12 @@ def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True
 async def aexchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True) -> Exchange:
     """See `exchange`."""
     pool = aget_pool(alias)
-    packed, trial = pack(commands), Trial(pool.settings)
+    packed, trial = pack(commands), None
     while True:
         try:
             return await pool.exchange(packed, len(commands))
         except Exception as error:
+            trial = trial or Trial(pool.settings)
             pause = trial.pause_after(error) if idempotent else None
             if pause is None:
                 failure = translate(error, pool.settings.address)

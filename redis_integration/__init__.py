@@ -1,0 +1,22 @@
+"""Cache-aside for Django on Redis: pages stay fast and correct when Redis is fast, slow, gone, and back again."""
+
+from __future__ import annotations
+
+from redis_integration.decorators import cache_aside, cache_aside_view
+from redis_integration.exceptions import RedisIntegrationError, RedisUnavailable, UncacheableCall
+from redis_integration.invalidation import ainvalidate, invalidate
+from redis_integration.pools import aclose_pools, aget_redis, close_pools, get_redis
+
+__all__ = [
+    "RedisIntegrationError",
+    "RedisUnavailable",
+    "UncacheableCall",
+    "aclose_pools",
+    "aget_redis",
+    "ainvalidate",
+    "cache_aside",
+    "cache_aside_view",
+    "close_pools",
+    "get_redis",
+    "invalidate",
+]

@@ -1,0 +1,201 @@
+"""System checks of REDIS_INTEGRATION: what is wrong, what is unwise. They read settings and open no connection."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+
+from redis_integration.conf import (
+    EXAMPLE_URL,
+    RedisSettings,
+    find_problems,
+    get_aliases,
+    get_database,
+    get_settings,
+    read_settings,
+)
+
+UNREADABLE = "redis_integration.E001"
+WRONG_TYPE = "redis_integration.E002"
+UNUSABLE = "redis_integration.E003"
+UNKNOWN_DATABASE = "redis_integration.E004"
+SHARED_KEYS = "redis_integration.W006"
+
+
+class Advice(NamedTuple):
+    id: str
+    is_due: Callable[[RedisSettings], bool]
+    message: str
+    hint: str
+
+
+def _is_deferred_sqlite(settings: RedisSettings) -> bool:
+    database = get_database(settings.database or "") or {}
+    mode = (database.get("OPTIONS") or {}).get("transaction_mode") or "DEFERRED"
+    return database.get("ENGINE", "").endswith(("sqlite3", "spatialite")) and str(mode).upper() == "DEFERRED"
+
+
+def _is_open(settings: RedisSettings) -> bool:
+    return not (settings.is_local or settings.password or urlsplit(settings.url).password)
+
+
+ADVICE = (
+    Advice(
+        "redis_integration.W001",
+        lambda settings: settings.retries > 3,
+        "RETRIES is above 3: a Redis in trouble is asked again and again while a request waits.",
+        "Use 1; the breaker and the fallback tier are there for the rest.",
+    ),
+    Advice(
+        "redis_integration.W002",
+        lambda settings: settings.max_connections > 1000,
+        "MAX_CONNECTIONS is above 1000, for each process: a few processes reach Redis's own limit of 10,000 clients.",
+        "Use about the number of threads in one process, or the default 50.",
+    ),
+    Advice(
+        "redis_integration.W003",
+        lambda settings: settings.pool_timeout > 1,
+        "POOL_TIMEOUT is above 1 s: with an exhausted pool each call waits longer than most origins take.",
+        "Use 0.1, and raise MAX_CONNECTIONS where the pool is too small.",
+    ),
+    Advice(
+        "redis_integration.W004",
+        lambda settings: settings.fallback is not None and settings.database is None,
+        "FALLBACK is set but DATABASE is None: there is no fallback tier, and an outage computes every call.",
+        "Name a database, or set 'FALLBACK': None to say that this is meant.",
+    ),
+    Advice(
+        "redis_integration.W005",
+        lambda settings: settings.fallback_ttl > 60,
+        "FALLBACK_TTL is above 60 s: in an outage, pages that invalidation could not reach stay old for as long.",
+        "Use 10: it bounds how old an answer from the fallback tier can be.",
+    ),
+)
+DEPLOY_ADVICE = (
+    Advice(
+        "redis_integration.W011",
+        lambda settings: not settings.is_local and not settings.url.startswith("rediss://"),
+        "URL names another host without TLS: passwords and entries can be read and changed on the way.",
+        "Use rediss://, or silence this check where the network is encrypted already.",
+    ),
+    Advice(
+        "redis_integration.W012",
+        _is_open,
+        "No password is set for a Redis on another host: whoever reaches it can read, change and delete everything.",
+        "Set PASSWORD (and USERNAME), and 'requirepass' or an ACL user in Redis.",
+    ),
+    Advice(
+        "redis_integration.W013",
+        lambda settings: settings.key_prefix == "app",
+        "KEY_PREFIX is the default 'app': a second project on this Redis would read and delete the same keys.",
+        "Set KEY_PREFIX to a name of this project and stage, for example 'shop-live'.",
+    ),
+    Advice(
+        "redis_integration.W014",
+        lambda settings: max(settings.connect_timeout, settings.command_timeout) > 2,
+        "CONNECT_TIMEOUT or COMMAND_TIMEOUT is above 2 s: a frozen Redis holds each worker for as long.",
+        "Use 0.25 s: what Redis does not answer by then is faster computed.",
+    ),
+    Advice(
+        "redis_integration.W015",
+        _is_deferred_sqlite,
+        "DATABASE is SQLite in its deferred mode: rows written in an outage make requests fail, 'database is locked'.",
+        "Add 'OPTIONS': {'transaction_mode': 'IMMEDIATE'} to this database.",
+    ),
+    Advice(
+        "redis_integration.W016",
+        lambda settings: not settings.enabled,
+        "ENABLED is False: nothing is cached.",
+        "Remove it, unless this is meant.",
+    ),
+)
+# Each id once: silencing one must not silence another.
+IDS = (
+    UNREADABLE,
+    WRONG_TYPE,
+    UNUSABLE,
+    UNKNOWN_DATABASE,
+    SHARED_KEYS,
+    *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
+)
+
+
+def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
+    """Errors, and what is unwise in any environment."""
+    try:
+        aliases = get_aliases()
+    except ImproperlyConfigured as exc:
+        return [_unreadable(exc)]
+    usable = _get_usable()
+    errors = (error for alias in aliases for error in _find_errors(alias))
+    return [*errors, *_advise(usable, ADVICE), *_find_shared_keys(usable)]
+
+
+def check_deployment(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
+    """What is unwise in production: for `manage.py check --deploy`."""
+    return [*_advise(_get_usable(), DEPLOY_ADVICE)]
+
+
+def _get_usable() -> dict[str, RedisSettings]:
+    usable: dict[str, RedisSettings] = {}
+    # What cannot be used is an error of check_settings; no advice on top of it.
+    with suppress(ImproperlyConfigured):
+        for alias in get_aliases():
+            with suppress(ImproperlyConfigured):
+                usable[alias] = get_settings(alias)
+    return usable
+
+
+def _find_errors(alias: str) -> Iterator[CheckMessage]:
+    try:
+        settings = read_settings(alias)
+    except ImproperlyConfigured as exc:
+        yield _unreadable(exc)
+        return
+    problems = find_problems(settings)
+    for problem in problems:
+        check_id = WRONG_TYPE if problem.is_wrong_type else UNUSABLE
+        yield Error(problem.message, hint=problem.hint, obj=_name(alias), id=check_id)
+    if not problems and settings.database is not None and get_database(settings.database) is None:
+        yield Error(
+            f"DATABASE names {settings.database!r}, which is not in DATABASES.",
+            hint="Name an alias of DATABASES, or set 'DATABASE': None and 'FALLBACK': None.",
+            obj=_name(alias),
+            id=UNKNOWN_DATABASE,
+        )
+
+
+def _unreadable(error: ImproperlyConfigured) -> CheckMessage:
+    return Error(str(error), hint=f"The least that works is {{'default': {{'URL': {EXAMPLE_URL!r}}}}}.", id=UNREADABLE)
+
+
+def _advise(usable: dict[str, RedisSettings], advice: tuple[Advice, ...]) -> Iterator[CheckMessage]:
+    for alias, settings in usable.items():
+        for each in advice:
+            if each.is_due(settings):
+                yield Warning(each.message, hint=each.hint, obj=_name(alias), id=each.id)
+
+
+def _find_shared_keys(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage]:
+    sharing: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for alias, settings in usable.items():
+        sharing[settings.address, settings.key_prefix].append(alias)
+    for (address, prefix), aliases in sharing.items():
+        if len(aliases) > 1:
+            yield Warning(
+                f"The aliases {', '.join(map(repr, aliases))} share the prefix {prefix!r} at {address}: "
+                "each reads, replaces and deletes the entries of the other.",
+                hint="Give each its own KEY_PREFIX or database number, or keep one alias.",
+                obj="REDIS_INTEGRATION",
+                id=SHARED_KEYS,
+            )
+
+
+def _name(alias: str) -> str:
+    return f"REDIS_INTEGRATION[{alias!r}]"

@@ -1,0 +1,69 @@
+"""
+Runs a flow sync or async, so that policy and tiers are written once.
+
+A flow is a generator: in a flow, read `yield` as `await`. It knows nothing of Redis and nothing of Django's models.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from asgiref.sync import sync_to_async
+
+T = TypeVar("T")
+Flow = Generator[Any, Any, T]
+
+
+class Call:
+    """Yielded for code that uses the ORM: it is written sync, and runs in the thread that may touch the database."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+
+def run(flow: Flow[T]) -> T:
+    """
+    The flow's result, sync. What a flow yields was answered already and is sent back, a `Call` is called.
+
+    The flow is closed whatever happens; it sees an interrupt as GeneratorExit.
+    """
+    try:
+        wanted = next(flow)
+        while True:
+            if not isinstance(wanted, Call):
+                wanted = flow.send(wanted)
+                continue
+            try:
+                answer = wanted.function()
+            except Exception as error:
+                wanted = flow.throw(error)
+            else:
+                wanted = flow.send(answer)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()
+
+
+async def arun(flow: Flow[T]) -> T:
+    """The flow's result, async. An awaitable is awaited, a `Call` runs in Django's thread; see `run`."""
+    try:
+        wanted = next(flow)
+        while True:
+            try:
+                if isinstance(wanted, Call):
+                    answer = await sync_to_async(wanted.function, thread_sensitive=True)()
+                else:
+                    answer = await wanted if inspect.isawaitable(wanted) else wanted
+            except Exception as error:
+                wanted = flow.throw(error)
+            else:
+                wanted = flow.send(answer)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from asgiref.sync import iscoroutinefunction
+
+from redis_integration import UncacheableCall, ainvalidate, cache_aside, get_redis, invalidate
+
+
+class Origin:
+    """A function that counts its calls and gives a new number each time."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.calls
+
+
+@pytest.fixture
+def origin():
+    return Origin()
+
+
+def stats(command):
+    return get_redis().info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+def test_second_call_is_answered_from_redis(live, origin):
+    """The origin is called once for one key."""
+
+    @cache_aside(ttl=60)
+    def price(pk):
+        return origin(pk)
+
+    assert [price(7), price(7), price(8)] == [1, 1, 2]
+
+
+def test_second_await_is_answered_from_redis(live, origin):
+    """The same decorator caches coroutine functions."""
+
+    @cache_aside(ttl=60)
+    async def price(pk):
+        return origin(pk)
+
+    async def main():
+        return [await price(7), await price(7), await price(8)]
+
+    assert asyncio.run(main()) == [1, 1, 2]
+
+
+def test_sync_and_async_twins_share_entries(live, origin):
+    """A key means the same in both worlds."""
+    sync = cache_aside(ttl=60, key="price:{pk}")(lambda pk: origin(pk))
+
+    @cache_aside(ttl=60, key="price:{pk}")
+    async def asynchronous(pk):
+        return origin(pk)
+
+    assert (sync(7), asyncio.run(asynchronous(7))) == (1, 1)
+
+
+@pytest.mark.parametrize("value", [None, 0, "", [], Decimal("1.50"), {1: (2, 3)}, "ä\n"])
+def test_hit_is_equal_to_the_miss_that_made_it(live, value):
+    """Also None is an entry, and types survive."""
+    calls = []
+
+    @cache_aside(ttl=60)
+    def load():
+        calls.append(1)
+        return value
+
+    first, second = load(), load()
+
+    assert (first, second) == (value, value)
+    assert type(first) is type(second)
+    assert calls == [1]
+
+
+def test_key_is_by_argument_name_with_defaults(live, prefix):
+    """Positional and keyword calls are one call, and the key can be read."""
+
+    @cache_aside(ttl=60, namespace="shop.price")
+    def price(pk, currency="EUR"):
+        return pk
+
+    keys = {price.key_for(7), price.key_for(pk=7), price.key_for(7, "EUR"), price.key_for(currency="EUR", pk=7)}
+
+    assert keys == {f"{prefix}:shop.price:pk=7:currency='EUR'"}
+    price(7)
+    assert get_redis().exists(*keys)
+
+
+def test_entry_expires_with_its_ttl(live, prefix):
+    """Redis's own time to live is the ttl."""
+
+    @cache_aside(ttl=timedelta(minutes=2), key="a")
+    def load():
+        return 1
+
+    load()
+
+    assert 119_000 < get_redis().pttl(f"{prefix}:a") <= 120_000
+
+
+def test_invalidate_ends_one_entry(live, origin):
+    """The next call computes; other arguments keep their entry."""
+    price = cache_aside(ttl=60, key="price:{pk}")(lambda pk: origin(pk))
+    price(7), price(8)
+
+    price.invalidate(7)
+
+    assert [price(8), price(7)] == [2, 3]
+
+
+def test_refresh_computes_and_replaces(live, origin):
+    """refresh() gives a new value to everyone."""
+    price = cache_aside(ttl=60, key="price:{pk}")(lambda pk: origin(pk))
+    price(7)
+
+    assert price.refresh(7) == 2
+    assert price(7) == 2
+
+
+def test_coroutine_function_has_the_a_twins_only(live, origin):
+    """ainvalidate and arefresh do for async code what their twins do."""
+
+    @cache_aside(ttl=60)
+    async def price(pk):
+        return origin(pk)
+
+    async def main():
+        first = await price(7)
+        await price.ainvalidate(7)
+        second = await price(7)
+        return first, second, await price.arefresh(7), await price(7)
+
+    assert asyncio.run(main()) == (1, 2, 3, 3)
+    assert not hasattr(price, "invalidate")
+    assert not hasattr(price, "refresh")
+    assert iscoroutinefunction(price)
+
+
+def test_decorated_function_keeps_its_name_and_signature():
+    """What reads functions (help, URLs, type checkers) sees the origin."""
+
+    @cache_aside(ttl=60)
+    def price(pk, currency="EUR"):
+        """The price."""
+        return pk
+
+    assert (price.__name__, price.__doc__) == ("price", "The price.")
+    assert str(inspect.signature(price)) == "(pk, currency='EUR')"
+
+
+def test_origins_own_error_is_the_answer_and_is_not_stored(live, prefix):
+    """An exception goes to the caller as it is; the next call tries again."""
+    failures = [KeyError("first"), StopIteration("second")]
+    load = cache_aside(ttl=60, key="a")(lambda: (_ for _ in ()).throw(failures.pop(0)) if failures else "fine")
+
+    with pytest.raises(KeyError, match="first"):
+        load()
+    with pytest.raises((StopIteration, RuntimeError)):
+        load()
+
+    assert load() == "fine"
+
+
+def test_origins_redis_error_is_not_taken_for_ours(live):
+    """An origin that talks to another Redis fails as it fails; the breaker stays closed."""
+    import redis
+
+    from redis_integration.tiers.redis import get_redis_tier
+
+    @cache_aside(ttl=60)
+    def load():
+        raise redis.ConnectionError("the other one is down")
+
+    with pytest.raises(redis.ConnectionError, match="the other one"):
+        load()
+
+    assert get_redis_tier("default", is_async=False).breaker.is_closed
+
+
+def test_value_that_cannot_come_back_equal_is_returned_and_named(live, prefix, caplog):
+    """The log names the function and the type; nothing is stored."""
+
+    class Basket:
+        pass
+
+    basket = Basket()
+    load = cache_aside(ttl=60, key="basket")(lambda: basket)
+
+    assert load() is basket
+    assert not get_redis().exists(f"{prefix}:basket")
+    assert "Basket" in caplog.text
+
+
+def test_bytes_of_another_program_are_left_alone(live, prefix, origin, caplog):
+    """A value at our key that is not ours is a miss, computed and not overwritten."""
+    get_redis().set(f"{prefix}:a", "not ours", ex=60)
+    load = cache_aside(ttl=60, key="a")(lambda: origin())
+
+    assert [load(), load(), load.refresh()] == [1, 2, 3]
+    assert get_redis().get(f"{prefix}:a") == b"not ours"
+    assert f"{prefix}:a" in caplog.text
+
+
+def test_key_of_another_type_is_left_alone(live, prefix, origin):
+    """A hash at our key is a miss, computed and not overwritten."""
+    get_redis().hset(f"{prefix}:a", "field", "value")
+    load = cache_aside(ttl=60, key="a")(lambda: origin())
+
+    assert [load(), load()] == [1, 2]
+    assert get_redis().hgetall(f"{prefix}:a") == {b"field": b"value"}
+
+
+def test_switched_off_every_call_is_its_origin(live, settings, origin):
+    """ENABLED = False is the whole testing story: nothing is read, stored or sent."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "ENABLED": False}}
+    load = cache_aside(ttl=60, key="a")(lambda: origin())
+
+    assert [load(), load(), load.refresh()] == [1, 2, 3]
+    load.invalidate()
+
+
+@pytest.mark.parametrize(
+    ("call", "gets", "sets", "unlinks"),
+    [
+        (lambda load: load("warm"), 1, 0, 0),
+        (lambda load: load("cold"), 1, 1, 0),
+        (lambda load: load.invalidate("warm"), 0, 0, 1),
+        (lambda load: load.refresh("warm"), 1, 1, 0),
+    ],
+    ids=["hit", "miss", "invalidate", "refresh"],
+)
+def test_round_trips_are_as_documented(live_own, call, gets, sets, unlinks):
+    """One for a hit, two for a miss, one for an invalidation, counted at the server."""
+    load = cache_aside(ttl=60, key="{name}")(lambda name: name)
+    load("warm")
+    before = {command: stats(command) for command in ("get", "set", "unlink")}
+
+    call(load)
+
+    after = {command: stats(command) for command in ("get", "set", "unlink")}
+    assert {name: after[name] - before[name] for name in after} == {"get": gets, "set": sets, "unlink": unlinks}
+
+
+def test_hit_asks_no_database(live, db, django_assert_num_queries):
+    """No query of ours shows up in a user's assertNumQueries."""
+    load = cache_aside(ttl=60, key="a")(lambda: 1)
+    load()
+
+    with django_assert_num_queries(0):
+        load()
+        load.invalidate()
+
+
+def test_functions_of_two_aliases_keep_apart(live, settings, prefix, origin):
+    """An entry lives in the Redis of its alias."""
+    settings.REDIS_INTEGRATION = {
+        "default": {"URL": live.url, "KEY_PREFIX": f"{prefix}x"},
+        "other": {"URL": live.url, "KEY_PREFIX": f"{prefix}y"},
+    }
+    first = cache_aside(ttl=60, key="a")(lambda: origin())
+    second = cache_aside(ttl=60, key="a", alias="other")(lambda: origin())
+
+    assert [first(), second(), first(), second()] == [1, 2, 1, 2]
+    second.invalidate()
+    assert [first(), second()] == [1, 3]
+
+
+def test_methods_name_their_instance_in_the_key(live, prefix):
+    """A key template reaches into self; the named calls take the instance first."""
+
+    class Cart:
+        pk = 3
+
+        @cache_aside(ttl=60, key="cart:{self.pk}")
+        def total(self):
+            return 10
+
+    cart = Cart()
+
+    assert (cart.total(), Cart.total.key_for(cart)) == (10, f"{prefix}:cart:3")
+
+
+def test_argument_without_stable_text_is_named(live):
+    """The error says which argument, and how to pass key=."""
+    load = cache_aside(ttl=60, namespace="a")(lambda basket: 1)
+
+    with pytest.raises(UncacheableCall, match="(?s)basket.*key="):
+        load(object())
+
+
+def test_wrong_call_raises_what_the_function_would(live):
+    """A missing argument is the caller's TypeError."""
+    load = cache_aside(ttl=60, key="{pk}")(lambda pk: 1)
+
+    with pytest.raises(TypeError, match="pk"):
+        load()
+
+
+class Ttl:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, TypeError, "ttl"),
+        ({"ttl": -5}, ValueError, "ttl is -5. Give more than 0 seconds"),
+        ({"ttl": 0}, ValueError, "call invalidate"),
+        ({"ttl": timedelta(seconds=-1)}, ValueError, "more than 0"),
+        ({"ttl": float("nan")}, ValueError, "more than 0"),
+        ({"ttl": "60"}, TypeError, "ttl is '60'. Give seconds as a number, or a timedelta"),
+        ({"ttl": True}, TypeError, "ttl is True"),
+        ({"ttl": 60, "key": "price:{product}"}, TypeError, "product.*no parameter.*pk"),
+        ({"ttl": 60, "key": "price"}, TypeError, "price"),
+        ({"ttl": 60, "key": "price:{pk}", "namespace": "x"}, TypeError, "namespace"),
+    ],
+)
+def test_options_without_meaning_are_errors_at_decoration(options, error, message):
+    """A mistake is found when the module is imported, and its message says the fix."""
+    with pytest.raises(error, match=f"(?s){message}"):
+        cache_aside(**options)(lambda pk: pk)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (42, "this is a int"),
+        (None, "this is a NoneType"),
+        (classmethod(lambda cls: 1), "Put @cache_aside"),
+        (property(lambda self: 1), "Put @cache_aside"),
+    ],
+)
+def test_what_is_no_function_is_an_error_at_decoration(function, message):
+    """Decorating a value says what it is."""
+    with pytest.raises(TypeError, match=message):
+        cache_aside(ttl=60)(function)
+
+
+def test_generator_functions_are_refused():
+    """A generator can be read once, so it cannot be kept."""
+
+    def rows():
+        yield 1
+
+    with pytest.raises(TypeError, match="Return a list"):
+        cache_aside(ttl=60)(rows)
+
+
+def test_decorator_without_options_says_how_it_is_written():
+    """A function passed by position with options is an error that shows the form."""
+    with pytest.raises(TypeError, match=r"Write @cache_aside\(ttl=60\)"):
+        cache_aside(print, ttl=60)
+
+
+def test_invalidate_takes_full_keys(live, prefix, origin):
+    """invalidate(keys=…) ends what key_for() names, sync and async."""
+    load = cache_aside(ttl=60, key="a:{n}")(lambda n: origin(n))
+    load(1), load(2)
+
+    invalidate(keys=[load.key_for(1)])
+    asyncio.run(ainvalidate(keys=[load.key_for(2)]))
+
+    assert [load(1), load(2)] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [("t:a", TypeError, "Give a list"), (["other:a"], ValueError, "does not begin with")],
+)
+def test_invalidate_refuses_what_is_no_key(live, keys, error, message):
+    """A bare string, and a key outside KEY_PREFIX, are errors."""
+    with pytest.raises(error, match=message):
+        invalidate(keys=keys)
+
+
+def test_sync_invalidate_on_a_running_loop_names_its_twin(live):
+    """It would block every other task."""
+    from django.core.exceptions import SynchronousOnlyOperation
+
+    async def main():
+        invalidate(keys=[])
+
+    with pytest.raises(SynchronousOnlyOperation, match="await ainvalidate"):
+        asyncio.run(main())
+
+
+def test_unreadable_log_line_is_one_line(live, prefix, caplog):
+    """What is logged of a foreign value does not contain it."""
+    caplog.set_level(logging.WARNING, "redis_integration")
+    get_redis().set(f"{prefix}:a", "x\ny", ex=60)
+
+    cache_aside(ttl=60, key="a")(lambda: 1)()
+
+    assert len(caplog.messages) == 1
+    assert "\n" not in caplog.messages[0]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import redis_integration
+from redis_integration.policy import decide
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+]
+
+
+def table(text):
+    """The rows of the first table after the heading that has the columns of the policy."""
+    return [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in text.splitlines()
+        if re.match(r"\s*\| (up|shy|down) \|", line)
+    ]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_code_in_the_docs_compiles(block):
+    """Every Python block is Python, and every name it imports from the package exists."""
+    tree = ast.parse(block)
+
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "redis_integration"
+        for alias in node.names
+    }
+    assert {name for name in imported if not hasattr(redis_integration, name)} == set()
+
+
+def test_policy_in_the_readme_is_the_policy():
+    """The table of the README is the table of policy.decide, which is tested row by row."""
+    assert table((ROOT / "README.md").read_text()) == table(decide.__doc__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    """A relative link names a file that exists."""
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_package_stays_small():
+    """The whole package is below 3,500 lines, and no file above 300."""
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in (ROOT / "redis_integration").rglob("*.py")
+        if "migrations" not in path.parts
+    }
+
+    assert sum(lines.values()) < 3500
+    assert {name: count for name, count in lines.items() if count > 300} == {}

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import Group
+from django.db import transaction
+
+from redis_integration import ainvalidate, cache_aside, invalidate
+from redis_integration.models import FallbackEntry
+from redis_integration.tiers.redis import get_redis_tier
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Boom(Exception):
+    pass
+
+
+@pytest.fixture
+def count(live):
+    """A cached count of groups."""
+    return cache_aside(ttl=60, key="groups")(lambda: Group.objects.count())
+
+
+def test_invalidation_waits_for_the_commit(count):
+    """Others go on reading the old value until the change is committed, then never again."""
+    assert count() == 0
+
+    with transaction.atomic():
+        Group.objects.create(name="a")
+        count.invalidate()
+        assert count() == 0
+
+    assert count() == 1
+
+
+def test_rolled_back_change_invalidates_nothing(count):
+    """After a rollback the entry is still right and still there."""
+    assert count() == 0
+
+    with pytest.raises(Boom), transaction.atomic():
+        Group.objects.create(name="a")
+        count.invalidate()
+        raise Boom
+
+    assert count() == 0
+
+
+def test_uncommitted_value_is_never_stored(count):
+    """What a transaction computed, and then rolled back, nobody else sees."""
+    with pytest.raises(Boom), transaction.atomic():
+        Group.objects.create(name="a")
+        assert count() == 1
+        raise Boom
+
+    assert count() == 0
+
+
+def test_error_of_redis_after_commit_reaches_nobody(count, live_own, settings):
+    """A commit whose invalidation fails is a commit; the name is pending."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": live_own.url, "KEY_PREFIX": "t"}}
+    count()
+    live_own.kill()
+
+    with transaction.atomic():
+        Group.objects.create(name="a")
+        count.invalidate()
+
+    assert list(get_redis_tier("default", is_async=False).pending.values()) == ["t:groups"]
+    assert count() == 1
+
+
+def test_invalidation_during_an_outage_ends_the_fallback_row(live_own):
+    """The row that answers while Redis is away goes with the entry, and the change is seen at once."""
+    count = cache_aside(ttl=60, key="groups")(lambda: Group.objects.count())
+    live_own.kill()
+    assert [count(), count()] == [0, 0]
+    assert FallbackEntry.objects.count() == 1
+
+    Group.objects.create(name="a")
+    count.invalidate()
+
+    assert FallbackEntry.objects.count() == 0
+    assert count() == 1
+
+
+def test_ainvalidate_waits_for_the_commit_of_its_thread(count):
+    """Async code that is called inside atomic() invalidates after that commit."""
+    assert count() == 0
+
+    with transaction.atomic():
+        Group.objects.create(name="a")
+        async_to_sync(ainvalidate)(keys=[count.key_for()])
+        assert count() == 0
+
+    assert count() == 1
+
+
+def test_nothing_to_invalidate_is_nothing_to_do(live):
+    """An empty list sends nothing."""
+    invalidate(keys=[])
