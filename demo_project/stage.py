@@ -85,7 +85,7 @@ def served_pages() -> Iterator[str]:
 
 
 def _carriable(url: str) -> str:
-    scheme = urlsplit(url).scheme
+    scheme = urlsplit(url).scheme  # that it is an address at all, the system checks have seen to
     if scheme != "redis":
         raise StageError(
             f"REDIS_URL begins with {scheme}://, and the demo's proxy carries plain TCP only. "

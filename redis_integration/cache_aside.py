@@ -73,9 +73,7 @@ class Caching:
     alias: str = "default"
 
     def answer(self, key: str, compute: Callable[[], Any], *, is_async: bool, refresh: bool = False) -> Flow[Answer]:
-        """
-        The answer for this key. One round trip for a hit, 2 for a miss; with `refresh`, a copy counts as none.
-        """
+        """The answer for this key. One round trip for a hit, 2 for a miss; with `refresh`, a copy counts as none."""
         tiers = Tiers(self.alias, is_async=is_async)
         value: Any = None
         reading = Reading((yield from tiers.redis.state(key)))

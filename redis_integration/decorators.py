@@ -86,19 +86,18 @@ def cache_aside(
         _refuse_uncacheable("cache_aside", function)
         maker = KeyMaker(function, key=key, namespace=namespace)
         caching = Caching(name=_name(function), ttl=seconds, codec=json_codec, alias=alias)
-        return (_decorate_async if iscoroutinefunction(function) else _decorate_sync)(function, maker, caching)
+
+        def key_for(*args: Any, **kwargs: Any) -> str:
+            return full_key(get_settings(alias).key_prefix, maker.parts(args, kwargs))
+
+        return (_decorate_async if iscoroutinefunction(function) else _decorate_sync)(function, key_for, caching)
 
     return decorate
 
 
-def _decorate_sync(function: Callable[..., Any], maker: KeyMaker, caching: Caching) -> Any:
-    alias = caching.alias
-
-    def key_for(*args: Any, **kwargs: Any) -> str:
-        return full_key(get_settings(alias).key_prefix, maker.parts(args, kwargs))
-
+def _decorate_sync(function: Callable[..., Any], key_for: Callable[..., str], caching: Caching) -> Any:
     def answer(args: Any, kwargs: Any, refresh: bool = False) -> Any:
-        if not get_settings(alias).enabled:
+        if not get_settings(caching.alias).enabled:
             return function(*args, **kwargs)
         compute = partial(attempt, partial(function, *args, **kwargs))
         return _value(run(caching.answer(key_for(*args, **kwargs), compute, is_async=False, refresh=refresh)))
@@ -108,19 +107,14 @@ def _decorate_sync(function: Callable[..., Any], maker: KeyMaker, caching: Cachi
 
     decorated: Any = update_wrapper(cached, function)
     decorated.key_for = key_for
-    decorated.invalidate = lambda *args, **kwargs: invalidate(keys=[key_for(*args, **kwargs)], alias=alias)
+    decorated.invalidate = lambda *args, **kwargs: invalidate(keys=[key_for(*args, **kwargs)], alias=caching.alias)
     decorated.refresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
     return decorated
 
 
-def _decorate_async(function: Callable[..., Any], maker: KeyMaker, caching: Caching) -> Any:
-    alias = caching.alias
-
-    def key_for(*args: Any, **kwargs: Any) -> str:
-        return full_key(get_settings(alias).key_prefix, maker.parts(args, kwargs))
-
+def _decorate_async(function: Callable[..., Any], key_for: Callable[..., str], caching: Caching) -> Any:
     async def answer(args: Any, kwargs: Any, refresh: bool = False) -> Any:
-        if not get_settings(alias).enabled:
+        if not get_settings(caching.alias).enabled:
             return await function(*args, **kwargs)
         compute = partial(aattempt, partial(function, *args, **kwargs))
         return _value(await arun(caching.answer(key_for(*args, **kwargs), compute, is_async=True, refresh=refresh)))
@@ -130,7 +124,7 @@ def _decorate_async(function: Callable[..., Any], maker: KeyMaker, caching: Cach
 
     decorated: Any = update_wrapper(cached, function)
     decorated.key_for = key_for
-    decorated.ainvalidate = lambda *args, **kwargs: ainvalidate(keys=[key_for(*args, **kwargs)], alias=alias)
+    decorated.ainvalidate = lambda *args, **kwargs: ainvalidate(keys=[key_for(*args, **kwargs)], alias=caching.alias)
     decorated.arefresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
     return decorated
 

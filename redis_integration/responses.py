@@ -24,11 +24,9 @@ _forbidding = ("private", "no-store", "no-cache")
 _marks = ("xframe_options_exempt", "_csp_config", "_csp_ro_config")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResponseCodec:
-    """
-    A line of JSON (status, custom reason, charset, headers in their order), then the body as it is.
-    """
+    """A line of JSON (status, custom reason, charset, headers in their order), then the body as it is."""
 
     number: ClassVar[int] = 2
     name: ClassVar[str] = "response"
@@ -52,10 +50,11 @@ class ResponseCodec:
         Raises UnreadableEntry, and nothing else, whatever the bytes.
         """
         try:
-            head, _, body = payload.partition(b"\n")
+            head, separator, body = payload.partition(b"\n")
             status, reason, charset, headers = json.loads(head)
-            if not all(isinstance(text, str) for text in (reason or "", charset or "", *sum(headers, []))):
-                raise TypeError("not text")
+            texts = "".join([*sum(headers, []), *(text for text in (reason, charset) if text is not None)])
+            if not separator or "\n" in texts or "\r" in texts:
+                raise ValueError("a head without its end, or a text of two lines")
             response = HttpResponse(body, status=status, reason=reason, charset=charset)
             response.headers = ResponseHeaders(headers)
         except Exception as exc:
@@ -67,9 +66,7 @@ response_codec = ResponseCodec()
 
 
 def why_bypassed(request: HttpRequest) -> str | None:
-    """
-    Why this request is neither answered from an entry nor stored, or None. Known before the view runs.
-    """
+    """Why this request is neither answered from an entry nor stored, or None. Known before the view runs."""
     if request.method != "GET":
         return f"method {request.method}"
     for header in ("Authorization", "Range"):

@@ -23,7 +23,7 @@ DEFAULT_COUNT: Final = 500
 MAX_COUNT: Final = 10_000
 # Keys in one UNLINK or one pipeline of questions: the server is busy with it for a few milliseconds.
 BATCH: Final = 500
-# About 150 MB of keys of usual length.
+# About 100 MB: 93 for a million keys of 26 bytes, measured with tracemalloc.
 REMEMBERED_KEYS: Final = 1_000_000
 
 # What Redis takes for one element of a pattern: a literal, or a wildcard or class. In "[a-]" the range eats the bracket.
@@ -40,9 +40,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """
-    What to look for. Raises ValueError, with a message meant for the user.
-    """
+    """What to look for. Raises ValueError, with a message meant for the user."""
 
     pattern: str
     type: str | None = None

@@ -10,6 +10,10 @@ from redis_integration.tiers import redis as redis_tier
 
 _numbers = itertools.count()
 
+# A busy machine must not look like a slow Redis: only tests about timeouts have short ones.
+PATIENT = {"COMMAND_TIMEOUT": 10, "CONNECT_TIMEOUT": 10, "POOL_TIMEOUT": 10}
+BRISK = {"COMMAND_TIMEOUT": 1, "CONNECT_TIMEOUT": 1}
+
 
 @pytest.fixture(scope="session")
 def server():
@@ -40,14 +44,14 @@ def prefix():
 @pytest.fixture
 def live(settings, server, prefix, options):
     """The alias "default" on the real server; the server itself."""
-    settings.REDIS_INTEGRATION = {"default": {"URL": server.url, "KEY_PREFIX": prefix, **options}}
+    settings.REDIS_INTEGRATION = {"default": {"URL": server.url, "KEY_PREFIX": prefix, **PATIENT, **options}}
     return server
 
 
 @pytest.fixture
 def live_own(settings, own_server, prefix, options):
     """The alias "default" on a real server that belongs to this test."""
-    settings.REDIS_INTEGRATION = {"default": {"URL": own_server.url, "KEY_PREFIX": prefix, **options}}
+    settings.REDIS_INTEGRATION = {"default": {"URL": own_server.url, "KEY_PREFIX": prefix, **BRISK, **options}}
     return own_server
 
 

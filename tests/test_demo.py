@@ -77,8 +77,8 @@ class Shop:
 
     def visit(self, *steps):
         """Each step is a path, or a path with what is posted there; one answer for each, from one process."""
-        steps = [step if isinstance(step, tuple) else (step,) for step in steps]
-        return json.loads(self.run("-c", VISIT, json.dumps(steps)).stdout)
+        listed = [step if isinstance(step, tuple) else (step,) for step in steps]
+        return json.loads(self.run("-c", VISIT, json.dumps(listed)).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +113,13 @@ def redis_cli(server, line):
 
 
 def price_on(answer):
-    return re.search(r'id="price" value="([\d.]+)"', answer["body"])[1]
+    (price,) = re.findall(r'id="price" value="([\d.]+)"', answer["body"])
+    return price
 
 
 def badge_on(answer):
-    return re.search(r'<span class="badge (\w+)">(.*?) · <b>[\d.]+ ms</b></span>', answer["body"]).groups()
+    (badge,) = re.findall(r'<span class="badge (\w+)">(.*?) · <b>[\d.]+ ms</b></span>', answer["body"])
+    return badge
 
 
 def test_same_numbers_make_the_same_shop(filled, tmp_path):
@@ -289,6 +291,14 @@ def test_story_that_does_not_hold_ends_with_status_1(shop):
 
     assert "WRONG: the product page showed the price" in said
     assert "none showed the old price" not in said
+
+
+def test_redis_url_that_is_no_address_is_told(tmp_path):
+    """A REDIS_URL that cannot be read is told by the system check, with an example."""
+    said = Shop(tmp_path, "localhost:6379").manage("demo", "--once", status=1).stderr
+
+    assert "redis_integration.E001" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

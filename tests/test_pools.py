@@ -106,6 +106,7 @@ def test_threads_share_one_pool_and_never_exceed_its_size(live, prefix):
     assert 1 <= connected(live, prefix) <= 3
 
 
+@pytest.mark.parametrize("options", [{"MAX_CONNECTIONS": 3, "POOL_TIMEOUT": 0.1}])
 def test_full_pool_is_busy_after_pool_timeout(live):
     """A caller that finds all connections in use gets an error of its own kind, which says what to raise."""
     taken = [get_pool().take() for _ in range(3)]
@@ -120,6 +121,7 @@ def test_full_pool_is_busy_after_pool_timeout(live):
     assert get_redis().ping()
 
 
+@pytest.mark.parametrize("options", [{"MAX_CONNECTIONS": 3, "POOL_TIMEOUT": 0.1}])
 def test_full_async_pool_is_busy_after_pool_timeout(live):
     """See the sync test."""
 

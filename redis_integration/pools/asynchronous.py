@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 
 from redis_integration.conf import RedisSettings
-from redis_integration.pools import connections
+from redis_integration.pools.connections import ASYNC_CONNECTIONS
 from redis_integration.pools.slots import PING, WAIT_SLICE, Slots, Trial, connection_arguments, exhausted
 
 # What a forked child inherited. Even to collect it would touch the parent's event loop.
@@ -27,17 +27,11 @@ class AsyncPool(redis.asyncio.ConnectionPool):
     See the sync `Pool`. It can be made anywhere and used from every loop.
     """
 
-    CLASSES = {
-        "redis": connections.AsyncExchangingConnection,
-        "rediss": connections.AsyncExchangingSSLConnection,
-        "unix": connections.AsyncExchangingUnixConnection,
-    }
-
     def __init__(self, settings: RedisSettings) -> None:
         self.settings = settings
         self._loops: dict[AbstractEventLoop, tuple[Slots, AsyncGenerator[None, None]]] = {}
-        scheme = settings.url.partition(":")[0]
-        super().__init__(self.CLASSES[scheme], settings.max_connections, **connection_arguments(settings))
+        kind = ASYNC_CONNECTIONS[settings.url.partition(":")[0]]
+        super().__init__(kind, settings.max_connections, **connection_arguments(settings))
         self.client = redis.asyncio.Redis(connection_pool=self)
 
     def reset(self) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
 
@@ -112,6 +113,17 @@ class _Exchanging:
     def socket_connect_timeout(self, value: Any) -> None:
         self._socket_connect_timeout = value
 
+    @contextmanager
+    def _handshake(self) -> Iterator[None]:
+        # It is an exchange too: a connection whose handshake was interrupted owes it for ever.
+        self.owed = 1
+        self.connect_by = monotonic() + self._socket_connect_timeout
+        try:
+            yield
+        finally:
+            self.connect_by = 0.0
+        self.owed = 0
+
 
 class _SyncExchanging(_Exchanging):
     _sock: Any
@@ -127,14 +139,8 @@ class _SyncExchanging(_Exchanging):
     def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         if self._sock:
             return
-        # The handshake is an exchange too: one that was interrupted must not be used.
-        self.owed = 1
-        self.connect_by = monotonic() + self._socket_connect_timeout
-        try:
+        with self._handshake():
             super().connect_check_health(check_health=check_health, retry_socket_connect=False)  # type: ignore[misc]
-        finally:
-            self.connect_by = 0.0
-        self.owed = 0
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         packer = self._command_packer
@@ -174,18 +180,6 @@ class _SyncExchanging(_Exchanging):
         return replies
 
 
-class ExchangingConnection(_SyncExchanging, Connection):
-    pass
-
-
-class ExchangingSSLConnection(_SyncExchanging, SSLConnection):
-    pass
-
-
-class ExchangingUnixConnection(_SyncExchanging, UnixDomainSocketConnection):
-    pass
-
-
 class _AsyncExchanging(_Exchanging):
     _reader: Any
     _writer: Any
@@ -210,13 +204,8 @@ class _AsyncExchanging(_Exchanging):
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         if self._writer:
             return
-        self.owed = 1
-        self.connect_by = monotonic() + self._socket_connect_timeout
-        try:
+        with self._handshake():
             await super().connect_check_health(check_health=check_health, retry_socket_connect=False)  # type: ignore[misc]
-        finally:
-            self.connect_by = 0.0
-        self.owed = 0
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         count, self._packed = self._packed, 0
@@ -261,13 +250,19 @@ class _AsyncExchanging(_Exchanging):
         return replies
 
 
-class AsyncExchangingConnection(_AsyncExchanging, redis_asyncio.Connection):
-    pass
+def _exchanging(ours: type, theirs: dict[str, type]) -> dict[str, Any]:
+    return {scheme: type(f"Exchanging{base.__name__}", (ours, base), {}) for scheme, base in theirs.items()}
 
 
-class AsyncExchangingSSLConnection(_AsyncExchanging, AsyncSSLConnection):
-    pass
-
-
-class AsyncExchangingUnixConnection(_AsyncExchanging, redis_asyncio.UnixDomainSocketConnection):
-    pass
+# By the scheme of a URL.
+CONNECTIONS = _exchanging(
+    _SyncExchanging, {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}
+)
+ASYNC_CONNECTIONS = _exchanging(
+    _AsyncExchanging,
+    {
+        "redis": redis_asyncio.Connection,
+        "rediss": AsyncSSLConnection,
+        "unix": redis_asyncio.UnixDomainSocketConnection,
+    },
+)

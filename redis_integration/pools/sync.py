@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from redis_integration.conf import RedisSettings
-from redis_integration.pools import connections
+from redis_integration.pools.connections import CONNECTIONS
 from redis_integration.pools.slots import PING, WAIT_SLICE, Slots, Trial, connection_arguments, exhausted
 
 
@@ -22,16 +22,10 @@ class Pool(redis.ConnectionPool):
     Never more than MAX_CONNECTIONS live; a caller waits at most POOL_TIMEOUT for one; the one used last is used next.
     """
 
-    CLASSES = {
-        "redis": connections.ExchangingConnection,
-        "rediss": connections.ExchangingSSLConnection,
-        "unix": connections.ExchangingUnixConnection,
-    }
-
     def __init__(self, settings: RedisSettings) -> None:
         self.settings = settings
-        scheme = settings.url.partition(":")[0]
-        super().__init__(self.CLASSES[scheme], settings.max_connections, **connection_arguments(settings))
+        kind = CONNECTIONS[settings.url.partition(":")[0]]
+        super().__init__(kind, settings.max_connections, **connection_arguments(settings))
         self.client = redis.Redis(connection_pool=self)
 
     def reset(self) -> None:

@@ -10,9 +10,7 @@ from redis_integration.flow import Flow
 
 
 class Tier(Protocol):
-    """
-    Three flows, so that one class serves sync and async code. Keys and entries in and out.
-    """
+    """Three flows, so that one class serves sync and async code. Keys and entries in and out."""
 
     def read(self, key: str) -> Flow[Entry | None]:
         """The entry, or None for a miss. Raises what its tier raises."""

@@ -12,6 +12,7 @@ from demo_project.proxy import CuttableProxy
 from redis_integration import cache_aside, cache_aside_view, get_redis
 from redis_integration.models import FallbackEntry
 from redis_integration.tiers.redis import get_redis_tier
+from tests.conftest import PATIENT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +39,7 @@ def proxy(server, settings, prefix):
     """The server, behind a proxy that can be cut."""
     with CuttableProxy(server.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0"
-        settings.REDIS_INTEGRATION = {"default": {"URL": url, "KEY_PREFIX": prefix}}
+        settings.REDIS_INTEGRATION = {"default": {"URL": url, "KEY_PREFIX": prefix, **PATIENT}}
         yield proxy
 
 

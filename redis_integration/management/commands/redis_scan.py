@@ -1,6 +1,4 @@
-"""
-Reads the arguments of redis_scan and prints what scan.py found or deleted. Does not speak to Redis itself.
-"""
+"""Reads the arguments of redis_scan and prints what scan.py found or deleted. Does not speak to Redis itself."""
 
 from __future__ import annotations
 

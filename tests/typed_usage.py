@@ -1,0 +1,67 @@
+"""Usage that type checkers must accept, and usage they must refuse; checked by mypy, never run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import assert_type
+
+import redis
+import redis.asyncio
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+from django.views.generic import TemplateView
+
+from redis_integration import (
+    aget_redis,
+    ainvalidate,
+    cache_aside,
+    cache_aside_view,
+    get_redis,
+    invalidate,
+)
+
+
+@cache_aside(ttl=300, key="price:{pk}")
+def price(pk: int, currency: str = "EUR") -> Decimal:
+    return Decimal(pk)
+
+
+@cache_aside(ttl=timedelta(seconds=30))
+async def rates(currency: str) -> dict[str, Decimal]:
+    return {currency: Decimal(1)}
+
+
+@cache_aside_view(ttl=60)
+def page(request: HttpRequest, pk: int) -> HttpResponse:
+    return HttpResponse()
+
+
+urlpatterns = [
+    path("", page),
+    path("about/", cache_aside_view(ttl=60)(TemplateView.as_view(template_name="about.html"))),
+]
+
+
+def sync_usage(request: HttpRequest) -> None:
+    assert_type(price(7), Decimal)
+    assert_type(price(pk=7, currency="USD"), Decimal)
+    assert_type(price.refresh(7), Decimal)
+    assert_type(price.key_for(7), str)
+    price.invalidate(pk=7)
+    price("seven")  # type: ignore[arg-type]
+    price.invalidate()  # type: ignore[call-arg]
+    price.ainvalidate(7)  # type: ignore[attr-defined]
+    cache_aside()  # type: ignore[call-arg]
+    page.invalidate(request, path="/7/")
+    invalidate(keys=[price.key_for(7)])
+    assert_type(get_redis(), redis.Redis)
+
+
+async def async_usage() -> None:
+    assert_type(await rates("EUR"), dict[str, Decimal])
+    assert_type(await rates.arefresh("EUR"), dict[str, Decimal])
+    await rates.ainvalidate("EUR")
+    await ainvalidate(keys=[rates.key_for("EUR")])
+    rates.invalidate("EUR")  # type: ignore[attr-defined]
+    assert_type(aget_redis("default"), redis.asyncio.Redis)
