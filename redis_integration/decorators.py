@@ -182,7 +182,7 @@ def _decorate_view(view: Callable[..., HttpResponseBase], namespace: str, cachin
                 "for a class, decorate what as_view() gives: cache_aside_view(ttl=60)(MyView.as_view())."
             )
         call_view = partial(view, request, *args, **kwargs)
-        if not get_settings(alias).enabled or (request.method != "HEAD" and why_bypassed(request)):
+        if not get_settings(alias).enabled or why_bypassed(request):
             return call_view()
         try:
             key = key_for(request)

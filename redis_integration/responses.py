@@ -66,8 +66,8 @@ response_codec = ResponseCodec()
 
 
 def why_bypassed(request: HttpRequest) -> str | None:
-    """Why this request is neither answered from an entry nor stored, or None. Known before the view runs."""
-    if request.method != "GET":
+    """Why this request is not answered from an entry, or None. Known before the view runs."""
+    if request.method not in ("GET", "HEAD"):
         return f"method {request.method}"
     for header in ("Authorization", "Range"):
         if header in request.headers:
@@ -83,6 +83,8 @@ def why_not_stored(
 
     `key_headers`: the request headers whose value is in the key, which `Vary` may therefore name.
     """
+    if request.method == "HEAD":
+        return "method HEAD"
     return why_bypassed(request) or _why_not_response(response, key_headers) or _why_not_request(request)
 
 

@@ -216,7 +216,15 @@ def test_looking_leaves_session_user_and_messages_untouched(request_with_all):
     assert not hasattr(request_with_all, "_cached_user")
 
 
-@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "OPTIONS", "DELETE"])
+def test_head_is_answered_and_never_stored():
+    """A HEAD may be answered from what a GET stored; it has no body to store."""
+    request = RequestFactory().head("/")
+
+    assert why_bypassed(request) is None
+    assert why_not_stored(request, HttpResponse("x")) == "method HEAD"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "DELETE"])
 def test_only_get_is_stored(method):
     """Other methods change something, or have no body."""
     request = RequestFactory().generic(method, "/")

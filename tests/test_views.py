@@ -203,6 +203,15 @@ def test_request_with_authorization_is_not_stored(client):
     assert "fwd=miss" in status(client.get("/page/"))
 
 
+@pytest.mark.parametrize("headers", [{"authorization": "Basic x"}, {"range": "bytes=0-3"}])
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_request_with_credentials_or_a_range_is_not_answered_from_an_entry(client, method, headers):
+    """What is stored was made for nobody in particular and is whole."""
+    client.get("/page/")
+
+    assert status(getattr(client, method)("/page/", headers=headers)) == ""
+
+
 def test_hit_touches_neither_session_nor_user(client):
     """A hit sends no cookie and adds no Vary: Cookie."""
     client.get("/page/")
