@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
 from operator import attrgetter, itemgetter
-from types import FunctionType, NoneType
+from types import NoneType
 from typing import Any
 from urllib.parse import unquote_plus
 from uuid import UUID
@@ -90,7 +90,6 @@ class KeyMaker:
     def __init__(self, function: Callable[..., Any], key: str | None = None, namespace: str | None = None) -> None:
         if "" in (key, namespace) or None not in (key, namespace):
             raise TypeError("Pass key= or namespace=, not both (a key begins with its own), and no empty one.")
-        self._function = function
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
         self._names = (*self._signature.parameters,)
@@ -112,7 +111,7 @@ class KeyMaker:
         """
         What stands behind the prefix in the key of this call.
 
-        Raises UncacheableCall, or for a call that does not fit the function its own TypeError.
+        Raises UncacheableCall, and TypeError for a call that does not fit the function.
         """
         values = self._bind(args, kwargs)
         texts = []
@@ -138,12 +137,8 @@ class KeyMaker:
                 return [*args, *(given[name] for name in rest)]
         try:
             bound = self._signature.bind(*args, **kwargs)
-        except TypeError:
-            # The function of which this is the signature refuses the call as well, in Python's words, before it runs.
-            origin = inspect.unwrap(self._function, stop=lambda each: hasattr(each, "__signature__"))
-            if isinstance(origin, FunctionType) and not hasattr(origin, "__signature__"):
-                origin(*args, **kwargs)
-            raise
+        except TypeError as error:
+            raise TypeError(f"{self._described}: {error}.") from None
         bound.apply_defaults()
         return [*bound.arguments.values()]
 
@@ -217,8 +212,8 @@ def _typed_text(value: Any) -> str:
     base = next((base for base in kind.__mro__ if base in _texts), None)
     if base is None:
         raise _NoText(value)
-    # A str is a str, safe or not. Other subclasses, such as units of measure, are told apart.
-    return _texts[base](value) if base is str else f"{escape(kind.__qualname__)}({_texts[base](value)})"
+    # A subclass is told apart: a SafeString is not escaped by its origin, and a unit of measure is no number.
+    return f"{escape(kind.__qualname__)}({_texts[base](value)})"
 
 
 def _clock_text(value: datetime | time) -> str:

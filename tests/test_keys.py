@@ -292,7 +292,7 @@ def test_text_of_an_argument_forges_nothing(value):
         (Group(pk=7), "auth.group(7)"),
         (SimpleLazyObject(lambda: Group(pk=7)), "auth.group(7)"),
         ([1, ("a", None)], "list(1,tuple('a',None))"),
-        (SafeString("a"), "'a'"),
+        (SafeString("a"), "SafeString('a')"),
     ],
 )  # fmt: skip
 def test_text_of_an_argument_is_readable(value, text):
@@ -488,12 +488,9 @@ def test_key_and_namespace_exclude_each_other(options, message):
     [((), {}), ((1, 2, 3), {}), ((1,), {"pk": 1}), ((1,), {"colour": 1}), ((), {"currency": "EUR"})],
 )
 @pytest.mark.parametrize("options", [{}, {"key": "price:{pk}"}])
-def test_wrong_call_raises_the_functions_own_error(args, kwargs, options):
-    """A call that does not fit the function fails as it would without a cache, in the same words."""
-    with pytest.raises(TypeError) as own:
-        price(*args, **kwargs)
-
-    with pytest.raises(TypeError, match=re.escape(str(own.value))) as caught:
+def test_wrong_call_is_the_callers_type_error(args, kwargs, options):
+    """A call that does not fit the function fails as it would without a cache, and names the function."""
+    with pytest.raises(TypeError, match=r"tests.test_keys.price\(pk, currency\): ") as caught:
         KeyMaker(price, **options).parts(args, kwargs)
 
     assert not isinstance(caught.value, UncacheableCall)
@@ -506,7 +503,7 @@ def test_wrong_call_never_runs_the_function():
     def around(*args, **kwargs):
         raise AssertionError("ran")
 
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'pk'"):
+    with pytest.raises(TypeError, match="missing a required argument: 'pk'"):
         KeyMaker(around).parts((), {})
 
 

@@ -68,10 +68,6 @@ class Slots:
             with contextlib.suppress(IndexError):
                 self.waiting.popleft()()
 
-    def in_use(self) -> set[Any]:
-        idle = set(self.idle)
-        return {connection for ref in list(self.living) if (connection := ref()) and connection not in idle}
-
 
 class Trial:
     """The tries of one call: how many are left, and until when; the pauses between them are exponential and random."""

@@ -143,9 +143,3 @@ class Pool(redis.ConnectionPool):
         slots, self.slots = self.slots, Slots()
         for connection in slots.idle:
             connection.disconnect()
-
-    def _get_free_connections(self) -> Any:
-        return list(self.slots.idle)
-
-    def _get_in_use_connections(self) -> Any:
-        return self.slots.in_use()
