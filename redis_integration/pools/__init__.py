@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,21 +22,10 @@ from django.dispatch import receiver
 
 from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.pools.asynchronous import AsyncPool
-from redis_integration.pools.failures import translate
+from redis_integration.pools.failures import find_row
+from redis_integration.pools.failures import translate as translate
 from redis_integration.pools.slots import Trial
 from redis_integration.pools.sync import Pool
-
-__all__ = [
-    "aclose_pools",
-    "aexchange",
-    "aget_redis",
-    "close_pools",
-    "exchange",
-    "first_failure",
-    "get_redis",
-    "run_in_child",
-    "translate",
-]
 
 Command = Sequence[bytes | str | int]
 Exchange = tuple[list[Any], bytes]
@@ -49,7 +37,6 @@ _async_pools: dict[RedisSettings, AsyncPool] = {}
 _by_alias: dict[str, Pool] = {}
 _async_by_alias: dict[str, AsyncPool] = {}
 _every_pool: weakref.WeakSet[Pool | AsyncPool] = weakref.WeakSet()
-_lock = threading.Lock()
 
 
 def get_pool(alias: str = "default") -> Pool:
@@ -64,12 +51,11 @@ def aget_pool(alias: str = "default") -> AsyncPool:
 
 def _open(alias: str, pool_class: type[_P], pools: dict[RedisSettings, _P], by_alias: dict[str, _P]) -> _P:
     settings = get_settings(alias)
-    with _lock:
-        if settings not in pools:
-            pools[settings] = pool_class(settings)
-            _every_pool.add(pools[settings])
-        by_alias[alias] = pools[settings]
-        return pools[settings]
+    # No lock: a pool that comes second has no connection yet and is forgotten.
+    pool = pools.get(settings) or pools.setdefault(settings, pool_class(settings))
+    _every_pool.add(pool)
+    by_alias[alias] = pool
+    return pool
 
 
 def get_redis(alias: str = "default") -> redis.Redis:
@@ -110,15 +96,9 @@ def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True
         try:
             return pool.exchange(packed, len(commands))
         except Exception as error:
-            trial = trial or Trial(pool.settings)
-            pause = trial.pause_after(error) if idempotent else None
-            if pause is None:
-                failure = translate(error, pool.settings.address)
-                if failure is None:
-                    raise
-                raise failure from error
-            pool.drop_idle()
-            time.sleep(pause)
+            _forget_lost(error, pool)
+            trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)
+            time.sleep(trial.pause_after(error))
 
 
 async def aexchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True) -> Exchange:
@@ -129,15 +109,16 @@ async def aexchange(alias: str, commands: Sequence[Command], *, idempotent: bool
         try:
             return await pool.exchange(packed, len(commands))
         except Exception as error:
-            trial = trial or Trial(pool.settings)
-            pause = trial.pause_after(error) if idempotent else None
-            if pause is None:
-                failure = translate(error, pool.settings.address)
-                if failure is None:
-                    raise
-                raise failure from error
-            await pool.drop_idle()
-            await asyncio.sleep(pause)
+            _forget_lost(error, pool)
+            trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)
+            await asyncio.sleep(trial.pause_after(error))
+
+
+def _forget_lost(error: Exception, pool: Pool | AsyncPool) -> None:
+    # What was idle beside a connection that broke is broken too: without this, fifty calls would each find one.
+    row = find_row(error)
+    if row is not None and row.lost:
+        pool.drop_idle()
 
 
 def first_failure(alias: str, replies: Sequence[Any]) -> Exception | None:
@@ -150,26 +131,24 @@ def first_failure(alias: str, replies: Sequence[Any]) -> Exception | None:
 
 def close_pools() -> None:
     """Close the sync connections of this process. The pools open again when they are used again."""
-    with _lock:
-        pools = list(_pools.values())
-        _pools.clear()
-        _by_alias.clear()
-    for pool in pools:
-        pool.disconnect()
+    for pool in list(_every_pool):
+        if isinstance(pool, Pool):
+            pool.disconnect()
 
 
 async def aclose_pools() -> None:
     """Close the connections of the running event loop; they are closed with the loop in any case."""
-    for pool in list(_async_pools.values()):
-        await pool.disconnect()
+    for pool in list(_every_pool):
+        if isinstance(pool, AsyncPool):
+            await pool.disconnect()
 
 
 @receiver(setting_changed, dispatch_uid="redis_integration.pools")
 def _forget_pools(*, setting: str, **kwargs: Any) -> None:
     if setting == "REDIS_INTEGRATION":
         close_pools()
-        _async_pools.clear()
-        _async_by_alias.clear()
+        for registry in (_pools, _by_alias, _async_pools, _async_by_alias):
+            registry.clear()
 
 
 def run_in_child(function: Callable[[], None]) -> None:
@@ -179,8 +158,6 @@ def run_in_child(function: Callable[[], None]) -> None:
 
 
 def _start_afresh() -> None:
-    global _lock
-    _lock = threading.Lock()
     for pool in list(_every_pool):
         pool.reset()
 

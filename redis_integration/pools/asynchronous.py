@@ -44,8 +44,9 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None:
-            for other in [other for other in self._loops if other.is_closed()]:
-                del self._loops[other]
+            for other in list(self._loops):
+                if other.is_closed():
+                    self._loops.pop(other, None)
             # `asyncio.run` and its like end the async generators of a loop before they close it; nothing else tells of
             # the end of a loop while its connections can still be closed.
             ending = self._until_loop_ends(loop)
@@ -57,13 +58,8 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         try:
             yield
         finally:
-            await self._close(loop)
-
-    async def _close(self, loop: AbstractEventLoop) -> None:
-        slots, _ = self._loops.pop(loop, (Slots(), None))
-        for connection in slots.idle:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await connection.disconnect()
+            await self.disconnect()
+            self._loops.pop(loop, None)
 
     async def take(self) -> Any:
         """See `Pool.take`."""
@@ -90,16 +86,20 @@ class AsyncPool(redis.asyncio.ConnectionPool):
                 raise exhausted(settings)
             gate = asyncio.Event()
             slots.waiting.append(gate.set)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gate.wait(), min(remaining, WAIT_SLICE))
-            with contextlib.suppress(ValueError):
-                slots.waiting.remove(gate.set)
+            try:
+                # Not wait_for, which swallows a cancellation that comes with the wake-up (Python 3.11).
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(remaining, WAIT_SLICE)):
+                        await gate.wait()
+            finally:
+                with contextlib.suppress(ValueError):
+                    slots.waiting.remove(gate.set)
 
     async def _check(self, connection: Any) -> None:
         try:
             await connection.exchange(PING, 1)
         except (redis.RedisError, OSError):
-            await self.drop_idle()
+            self.drop_idle()
             connection.abort()
             await connection.connect()
 
@@ -127,29 +127,28 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         connection.home.discard(connection)
         connection.abort()
 
-    async def drop_idle(self) -> None:
-        slots = await self._slots()
-        with contextlib.suppress(IndexError):
-            while True:
-                self.drop(slots.idle.pop())
+    def drop_idle(self) -> None:
+        found = self._loops.get(asyncio.get_running_loop())
+        while found is not None and found[0].idle:
+            self.drop(found[0].idle.pop())
 
     # What plain redis-py clients call.
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """See `Pool.get_connection`."""
-        trial = Trial(self.settings)
+        trial = Trial(self.settings, retries=self.settings.retries, plain=True)
         while True:
             try:
                 connection = await self.take()
+                connection.forget_packed()
                 if await self._is_stale(connection):
+                    if not connection.healthy_until:
+                        raise redis.ConnectionError("A new connection was closed, or sent what nobody asked for")
                     continue
                 connection.lent_to = 1
                 return connection
             except Exception as error:
-                pause = trial.pause_after(error)
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
+                await asyncio.sleep(trial.pause_after(error))
 
     async def _is_stale(self, connection: Any) -> bool:
         try:
@@ -167,7 +166,11 @@ class AsyncPool(redis.asyncio.ConnectionPool):
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close what is idle on the running loop now, and what is in use when it comes back."""
-        await self._close(asyncio.get_running_loop())
-
-    async def aclose(self) -> None:
-        await self.disconnect()
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            return
+        slots, ending = self._loops[loop]
+        self._loops[loop] = Slots(), ending
+        while slots.idle:
+            with contextlib.suppress(redis.RedisError, OSError):
+                await slots.idle.pop().disconnect()

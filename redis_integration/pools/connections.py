@@ -22,8 +22,6 @@ from redis.exceptions import ResponseError
 
 # The life of a server is not learnt yet; an unset life equals nothing.
 UNSET_LIFE: Final = bytes(8)
-# redis-py splits what it packs into pieces above this size instead of copying it.
-_COPY_BELOW_BYTES = 6000
 
 
 class DeadlineSocket:
@@ -33,7 +31,7 @@ class DeadlineSocket:
     A plain timeout is renewed by each byte that arrives: a reply that drips made 0.25 s into 2.4 s.
     """
 
-    __slots__ = ("_socket", "deadline", "__weakref__")
+    __slots__ = ("_socket", "deadline")
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._socket = sock
@@ -131,10 +129,15 @@ class _SyncExchanging(_Exchanging):
     _command_packer: Any
 
     def _construct_command_packer(self, packer: Any) -> Any:
-        return _CountingPacker(_COPY_BELOW_BYTES, self.encoder.encode)  # type: ignore[attr-defined]
+        return _CountingPacker(self._buffer_cutoff, self.encoder.encode)  # type: ignore[attr-defined]
 
     def _connect(self) -> DeadlineSocket:
         return DeadlineSocket(super()._connect(), self.connect_by)  # type: ignore[misc]
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        # redis-py gives the TLS handshake a command's time.
+        sock.settimeout(self.socket_connect_timeout)
+        return super()._wrap_socket_with_ssl(sock)  # type: ignore[misc]
 
     def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         if self._sock:
@@ -147,12 +150,13 @@ class _SyncExchanging(_Exchanging):
         count, packer.packed = packer.packed, 0
         if not self._sock:
             self.connect_check_health(check_health=False)
-        if not self.owed:
-            self._sock.deadline = monotonic() + self._socket_timeout
+        self._sock.deadline = self.connect_by or monotonic() + self._socket_timeout
         self.owed += count
         super().send_packed_command(command, check_health=check_health)  # type: ignore[misc]
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if self.owed <= 0 and self._sock is not None:  # nobody asked for it: MONITOR
+            self._sock.deadline = monotonic() + self._socket_timeout
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
         except ResponseError:
@@ -167,6 +171,10 @@ class _SyncExchanging(_Exchanging):
 
     def is_clean(self) -> bool:
         return self.owed == 0 and self._sock is not None
+
+    def forget_packed(self) -> None:
+        """What was packed and never sent, after an argument redis-py refused."""
+        self._command_packer.packed = 0
 
     def exchange(self, packed: bytes, count: int) -> list[Any]:
         """The `count` replies to `packed`; server errors among them are values. One round trip."""
@@ -190,7 +198,7 @@ class _AsyncExchanging(_Exchanging):
     @property
     def socket_timeout(self) -> Any:
         """Seconds left for this exchange: redis-py asks before each reply, and would give each the whole time."""
-        by = self.connect_by or (self._command_by if self.owed else 0.0)
+        by = self.connect_by or (self._command_by if self.owed > 0 else 0.0)
         return max(0.001, by - monotonic()) if by else self._socket_timeout
 
     @socket_timeout.setter
@@ -211,18 +219,18 @@ class _AsyncExchanging(_Exchanging):
         count, self._packed = self._packed, 0
         if not self._writer:
             await self.connect_check_health(check_health=False)
-        if not self.owed:
-            self._command_by = monotonic() + self._socket_timeout
+        self._command_by = monotonic() + self._socket_timeout
         self.owed += count
         await super().send_packed_command(command, check_health=check_health)  # type: ignore[misc]
 
-    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **options: Any) -> Any:
         try:
-            response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
+            response = await super().read_response(disable_decoding, timeout, **options)  # type: ignore[misc]
         except ResponseError:
             self.owed -= 1
             raise
-        self.owed -= 1
+        # With a timeout of its own, None also says that nothing came.
+        self.owed -= timeout is None or response is not None
         return response
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
@@ -231,6 +239,9 @@ class _AsyncExchanging(_Exchanging):
 
     def is_clean(self) -> bool:
         return self.owed == 0 and self._writer is not None
+
+    def forget_packed(self) -> None:
+        self._packed = 0
 
     def abort(self) -> None:
         """Close at once, without awaiting: what a cancelled task can still do."""

@@ -40,20 +40,24 @@ class Slots:
         self.idle: deque[Any] = deque()
         self.living: set[weakref.ref[Any]] = set()
         self.waiting: deque[Callable[[], object]] = deque()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
 
     def find(self, connection_class: Callable[..., Any], arguments: dict[str, Any], *, at_most: int) -> Any | None:
         """The connection used last, or a new one that is not connected yet, or None where all are in use."""
         with contextlib.suppress(IndexError):
             return self.idle.pop()
+        if len(self.living) >= at_most:
+            return None
+        # Not under the lock: building collects garbage now and then, and what dies then may want a connection too.
+        connection = connection_class(**arguments)
+        connection.home = self
+        connection.slot = weakref.ref(connection, self.living.discard)
         with self.lock:
-            if len(self.living) >= at_most:
-                return None
-            connection = connection_class(**arguments)
-            connection.home = self
-            connection.slot = weakref.ref(connection, self.living.discard)
             self.living.add(connection.slot)
-            return connection
+            if len(self.living) <= at_most:
+                return connection
+            self.living.discard(connection.slot)
+            return None
 
     def give(self, connection: Any) -> None:
         self.idle.append(connection)
@@ -72,23 +76,25 @@ class Slots:
 class Trial:
     """The tries of one call: how many are left, and until when; the pauses between them are exponential and random."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, *, retries: int, plain: bool = False) -> None:
         self.settings = settings
-        self.left = settings.retries
+        self.plain = plain
+        self.left = self.retries = retries
         self.give_up = monotonic() + settings.pool_timeout + settings.connect_timeout + settings.command_timeout
 
-    def pause_after(self, error: Exception) -> float | None:
+    def pause_after(self, error: Exception) -> float:
         """
-        Seconds to wait before the next try; None where there is to be none.
+        Seconds to wait before the next try. Where there is to be none, raises the error: as it is if `plain`, else as ours.
 
         Only a lost connection is worth one: a second timeout costs as much as the first, and a refusal stays one.
         """
-        failure = translate(error)
+        failure = translate(error, self.settings.address)
         if failure is None or not failure.lost or not self.left or monotonic() >= self.give_up:
-            return None
-        tried = self.settings.retries - self.left
+            if failure is None or self.plain:
+                raise error
+            raise failure from error
         self.left -= 1
-        return random.uniform(0, min(BACKOFF_CAP, BACKOFF_BASE * 2**tried))
+        return random.uniform(0, min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (self.retries - self.left - 1)))
 
 
 def connection_arguments(settings: RedisSettings) -> dict[str, Any]:

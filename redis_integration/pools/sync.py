@@ -24,14 +24,19 @@ class Pool(redis.ConnectionPool):
 
     def __init__(self, settings: RedisSettings) -> None:
         self.settings = settings
+        self.slots = Slots()
         kind = CONNECTIONS[settings.url.partition(":")[0]]
         super().__init__(kind, settings.max_connections, **connection_arguments(settings))
         self.client = redis.Redis(connection_pool=self)
 
     def reset(self) -> None:
-        """Forget all connections without closing them: what a forked child does with its parent's."""
+        """Close this process's copies of all connections: what a forked child does with its parent's."""
         super().reset()
-        self.slots = Slots()
+        inherited, self.slots = self.slots, Slots()
+        # Also those in use: a pipeline or pub/sub that the child kept would speak on the parent's socket.
+        for ref in list(inherited.living):
+            if connection := ref():
+                connection.disconnect()
 
     def take(self) -> Any:
         """
@@ -63,9 +68,11 @@ class Pool(redis.ConnectionPool):
             gate = threading.Lock()
             gate.acquire()
             slots.waiting.append(gate.release)
-            gate.acquire(timeout=min(remaining, WAIT_SLICE))
-            with contextlib.suppress(ValueError):
-                slots.waiting.remove(gate.release)
+            try:
+                gate.acquire(timeout=min(remaining, WAIT_SLICE))
+            finally:
+                with contextlib.suppress(ValueError):
+                    slots.waiting.remove(gate.release)
 
     def _check(self, connection: Any) -> None:
         try:
@@ -108,19 +115,19 @@ class Pool(redis.ConnectionPool):
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """See `take`; connecting is tried again, since nothing was sent yet."""
-        trial = Trial(self.settings)
+        trial = Trial(self.settings, retries=self.settings.retries, plain=True)
         while True:
             try:
                 connection = self.take()
+                connection.forget_packed()
                 if self._is_stale(connection):
+                    if not connection.healthy_until:
+                        raise redis.ConnectionError("A new connection was closed, or sent what nobody asked for")
                     continue
                 connection.lent_to = threading.get_ident()
                 return connection
             except Exception as error:
-                pause = trial.pause_after(error)
-                if pause is None:
-                    raise
-                time.sleep(pause)
+                time.sleep(trial.pause_after(error))
 
     def _is_stale(self, connection: Any) -> bool:
         """A plain client's command may not be sent twice, so a closed connection is found out before it is sent."""
@@ -141,5 +148,6 @@ class Pool(redis.ConnectionPool):
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close what is idle now, and what is in use when it comes back."""
         slots, self.slots = self.slots, Slots()
-        for connection in slots.idle:
-            connection.disconnect()
+        with contextlib.suppress(IndexError):
+            while True:
+                slots.idle.pop().disconnect()
