@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -25,7 +24,6 @@ UNREADABLE = "redis_integration.E001"
 WRONG_TYPE = "redis_integration.E002"
 UNUSABLE = "redis_integration.E003"
 UNKNOWN_DATABASE = "redis_integration.E004"
-SHARED_KEYS = "redis_integration.W006"
 
 
 class Advice(NamedTuple):
@@ -121,7 +119,6 @@ IDS = (
     WRONG_TYPE,
     UNUSABLE,
     UNKNOWN_DATABASE,
-    SHARED_KEYS,
     *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
 )
 
@@ -134,7 +131,7 @@ def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMe
         return [_unreadable(exc)]
     usable = _get_usable()
     errors = (error for alias in aliases for error in _find_errors(alias))
-    return [*errors, *_advise(usable, ADVICE), *_find_shared_keys(usable)]
+    return [*errors, *_advise(usable, ADVICE)]
 
 
 def check_deployment(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
@@ -180,21 +177,6 @@ def _advise(usable: dict[str, RedisSettings], advice: tuple[Advice, ...]) -> Ite
         for each in advice:
             if each.is_due(settings):
                 yield Warning(each.message, hint=each.hint, obj=_name(alias), id=each.id)
-
-
-def _find_shared_keys(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage]:
-    sharing: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for alias, settings in usable.items():
-        sharing[settings.address, settings.key_prefix].append(alias)
-    for (address, prefix), aliases in sharing.items():
-        if len(aliases) > 1:
-            yield Warning(
-                f"The aliases {', '.join(map(repr, aliases))} share the prefix {prefix!r} at {address}: "
-                "each reads, replaces and deletes the entries of the other.",
-                hint="Give each its own KEY_PREFIX or database number, or keep one alias.",
-                obj="REDIS_INTEGRATION",
-                id=SHARED_KEYS,
-            )
 
 
 def _name(alias: str) -> str:

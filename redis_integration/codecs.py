@@ -51,11 +51,7 @@ class JsonCodec:
     name: ClassVar[str] = "json"
 
     def encode(self, value: Any, /) -> bytes:
-        """
-        The bytes of `value`.
-
-        Raises UnstorableValue, which names the type and its place in the value.
-        """
+        """The bytes of `value`. Raises UnstorableValue, which names the type and its place in the value."""
         try:
             text = _encode_json(_lower(value, ()))
         except (ValueError, RuntimeError, LookupError, OSError) as exc:
@@ -64,11 +60,7 @@ class JsonCodec:
         return text.encode("utf-8", "surrogatepass")
 
     def decode(self, payload: bytes, /) -> Any:
-        """
-        The value that `encode` was given.
-
-        Raises UnreadableEntry, and nothing else, whatever the bytes.
-        """
+        """The value that `encode` was given. Raises UnreadableEntry, and nothing else, whatever the bytes."""
         try:
             # A brace inside a string is followed by an escaped quote, so this finds tags and nothing else.
             decoder = _tagged if b'{"!' in payload else _untagged

@@ -250,12 +250,6 @@ def _find_unknown(names: Iterable[object], known: Collection[str]) -> str | None
     return None
 
 
-class ViewVariations(NamedTuple):
-    """What makes Django render one URL differently for two visitors, beside the URL."""
-
-    language: bool
-    time_zone: bool
-
-
-def get_view_variations() -> ViewVariations:
-    return ViewVariations(language=django_settings.USE_I18N, time_zone=django_settings.USE_TZ)
+def get_view_variations() -> tuple[bool, bool]:
+    """Whether language, and whether time zone, make Django render one URL differently for two visitors."""
+    return django_settings.USE_I18N, django_settings.USE_TZ

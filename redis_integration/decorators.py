@@ -205,7 +205,7 @@ def _attempt_view(call_view: Callable[[], HttpResponseBase], request: HttpReques
     outcome = attempt(call_view)
     if outcome.error is not None:
         return outcome
-    covered = frozenset({"accept-language"} if get_view_variations().language else ())
+    covered = frozenset({"accept-language"} if get_view_variations()[0] else ())
     return outcome._replace(why_not_stored=why_not_stored(request, outcome.value, key_headers=covered))
 
 
@@ -213,15 +213,15 @@ def _view_parts(request: HttpRequest, namespace: str, path: str | None) -> str:
     query = request.META.get("QUERY_STRING", "")
     if path is not None:
         path, _, query = path.partition("?")
-    varies = get_view_variations()
+    by_language, by_time_zone = get_view_variations()
     return view_key(
         namespace=namespace,
         scheme=request.scheme or "http",
         host=request.get_host(),
         path=request.path if path is None else path,
         query=query,
-        language=translation.get_language() if varies.language else None,
-        time_zone=timezone.get_current_timezone_name() if varies.time_zone else None,
+        language=translation.get_language() if by_language else None,
+        time_zone=timezone.get_current_timezone_name() if by_time_zone else None,
     )
 
 

@@ -32,11 +32,7 @@ class ResponseCodec:
     name: ClassVar[str] = "response"
 
     def encode(self, value: Any, /) -> bytes:
-        """
-        The bytes of a rendered HttpResponse.
-
-        Raises UnstorableValue for anything else, and for cookies.
-        """
+        """The bytes of a rendered HttpResponse. Raises UnstorableValue for anything else, and for cookies."""
         if not isinstance(value, HttpResponse) or not getattr(value, "is_rendered", True) or value.cookies:
             raise UnstorableValue(f"{type(value).__qualname__} is not a rendered HttpResponse without cookies.")
         fields = vars(value)

@@ -138,26 +138,6 @@ def test_sqlite_without_fallback_database_is_fine(monkeypatch, settings):
     assert check_deployment() == []
 
 
-@pytest.mark.parametrize(
-    ("second", "ids"),
-    [
-        ({"URL": "redis://localhost"}, ["W006"]),
-        ({"URL": "redis://:opensesame@localhost:6379/0", "RETRIES": 0}, ["W006"]),
-        ({"URL": "redis://localhost/1"}, []),
-        ({"URL": "redis://localhost:6380"}, []),
-        ({"URL": "redis://localhost", "KEY_PREFIX": "other"}, []),
-    ],
-)
-def test_aliases_that_share_their_keys(settings, second, ids):
-    """Two aliases of equal server, database and prefix are a warning that names both."""
-    settings.REDIS_INTEGRATION = {"default": {"URL": URL}, "second": second}
-
-    found = check_settings()
-
-    assert get_ids(found) == ids
-    assert all("'default', 'second'" in warning.msg for warning in found)
-
-
 def test_one_broken_alias_does_not_hide_another(settings):
     """Findings of the other aliases come beside the error."""
     settings.REDIS_INTEGRATION = {"broken": {}, "default": {"URL": URL, "RETRIES": 9}}

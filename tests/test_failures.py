@@ -76,13 +76,18 @@ def test_only_lost_connections_are_worth_a_new_one():
     assert not find_row(errors.AuthenticationError("invalid username-password pair")).lost
 
 
+def classes(row):
+    return row.error if isinstance(row.error, tuple) else (row.error,)
+
+
 def test_every_row_can_be_reached():
-    """No row stands below one that always fits first."""
+    """No class stands below a base of it in a row that always fits first."""
     hidden = [
-        (above.error.__name__, below.error.__name__, below.begins)
+        (error.__name__, below.begins)
         for index, below in enumerate(ROWS)
+        for error in classes(below)
         for above in ROWS[:index]
-        if issubclass(below.error, above.error) and below.begins.startswith(above.begins)
+        if issubclass(error, above.error) and below.begins.startswith(above.begins)
     ]
 
     assert hidden == []

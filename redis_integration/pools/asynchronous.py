@@ -14,13 +14,13 @@ import redis.asyncio
 
 from redis_integration.conf import RedisSettings
 from redis_integration.pools.connections import ASYNC_CONNECTIONS
-from redis_integration.pools.slots import PING, WAIT_SLICE, Slots, Trial, connection_arguments, exhausted
+from redis_integration.pools.slots import PING, WAIT_SLICE, Lender, Slots, Trial, connection_arguments, exhausted
 
 # What a forked child inherited. Even to collect it would touch the parent's event loop.
 _inherited: list[object] = []
 
 
-class AsyncPool(redis.asyncio.ConnectionPool):
+class AsyncPool(Lender, redis.asyncio.ConnectionPool):
     """
     The connections of each event loop of this process for one settings object.
 
@@ -39,6 +39,10 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         super().reset()  # type: ignore[no-untyped-call]
         _inherited.append(self._loops)
         self._loops = {}
+
+    def current(self) -> Slots | None:
+        found = self._loops.get(asyncio.get_running_loop())
+        return None if found is None else found[0]
 
     async def _slots(self) -> Slots:
         loop = asyncio.get_running_loop()
@@ -114,23 +118,6 @@ class AsyncPool(redis.asyncio.ConnectionPool):
         life: bytes = connection.life
         self.give(connection)
         return replies, life
-
-    def give(self, connection: Any) -> None:
-        found = self._loops.get(asyncio.get_running_loop())
-        if found is not None and connection.home is found[0] and connection.is_clean():
-            connection.healthy_until = monotonic() + self.settings.health_check_interval
-            found[0].give(connection)
-        else:
-            self.drop(connection)
-
-    def drop(self, connection: Any) -> None:
-        connection.home.discard(connection)
-        connection.abort()
-
-    def drop_idle(self) -> None:
-        found = self._loops.get(asyncio.get_running_loop())
-        while found is not None and found[0].idle:
-            self.drop(found[0].idle.pop())
 
     # What plain redis-py clients call.
 

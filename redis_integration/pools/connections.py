@@ -169,6 +169,8 @@ class _SyncExchanging(_Exchanging):
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self.owed = 0
 
+    abort = disconnect
+
     def is_clean(self) -> bool:
         return self.owed == 0 and self._sock is not None
 

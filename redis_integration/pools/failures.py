@@ -14,66 +14,52 @@ from redis_integration.exceptions import Kind, RedisUnavailable
 
 
 class Row(NamedTuple):
-    """One error: its class and how its text begins, what it means, and what the operator does about it."""
+    """One failure: the error's class and how its text begins, what it means, and what the operator does about it."""
 
-    error: type[BaseException]
-    begins: str
-    kind: Kind
+    error: type[BaseException] | tuple[type[BaseException], ...]
     remedy: str
+    begins: str = ""
+    kind: Kind = Kind.DOWN
     # The connection is gone and nothing else is known: an idempotent command may be tried again on a new one.
     lost: bool = False
 
 
 _CREDENTIALS = "Check USERNAME and PASSWORD of this alias against the server's ACL."
 _RULE = "Allow it: `ACL SETUSER <user> +<command> ~<KEY_PREFIX>:*`."
-_PRIMARY = "This is a replica: give URL the address of the primary."
 _CLUSTER = "This is a node of a Redis Cluster, which URL does not speak to: use a standalone Redis or a proxy."
 _WAIT = "It answers again when that is done; nothing to do unless it lasts."
 _SLOW = "The network is slow or the server is blocked: see SLOWLOG GET and LATENCY DOCTOR."
 _SERVER = "Is the server running, and is this its address?"
+_OWNER = "Another program owns this key: give one of them a KEY_PREFIX."
+_REFUSED = "The server does not know or refuses this command: is it Redis 6.2 or newer?"
 
 # The first row that fits is the answer, so a class stands above its bases. Texts are those of Redis 6.2 to 8 and Valkey;
 # redis-py has no class for MISCONF, NOREPLICAS, BUSY and WRONGTYPE.
 ROWS: tuple[Row, ...] = (
-    Row(errors.MaxConnectionsError, "", Kind.BUSY, "Raise MAX_CONNECTIONS, or find what keeps connections."),
-    Row(errors.ConnectionError, "max number of clients", Kind.DOWN, "Raise the server's maxclients."),
-    Row(errors.AuthenticationWrongNumberOfArgsError, "", Kind.DOWN, _CREDENTIALS),
-    Row(errors.AuthenticationError, "", Kind.DOWN, _CREDENTIALS),
-    Row(errors.AuthorizationError, "", Kind.DOWN, _CREDENTIALS),
-    Row(errors.ExternalAuthProviderError, "", Kind.DOWN, _CREDENTIALS),
-    Row(errors.NoPermissionError, "", Kind.DOWN, _RULE),
-    Row(errors.BusyLoadingError, "", Kind.DOWN, "It is loading its data. " + _WAIT),
-    Row(errors.ReadOnlyError, "", Kind.DOWN, _PRIMARY),
-    Row(errors.OutOfMemoryError, "", Kind.FULL, "Raise maxmemory, or set maxmemory-policy to allkeys-lru."),
-    Row(errors.MasterDownError, "", Kind.DOWN, "The replica lost its primary. " + _WAIT),
-    Row(errors.TryAgainError, "", Kind.DOWN, "The cluster is moving slots. " + _WAIT),
-    Row(errors.AskError, "", Kind.DOWN, _CLUSTER),
-    Row(errors.ClusterCrossSlotError, "", Kind.DOWN, _CLUSTER),
-    Row(errors.ClusterError, "", Kind.DOWN, "The cluster is not complete. " + _WAIT),
-    Row(errors.RedisClusterException, "", Kind.DOWN, _CLUSTER),
-    Row(errors.ResponseError, "MISCONF", Kind.DOWN, "It cannot save to its disk and refuses writes: look at the disk."),
-    Row(errors.ResponseError, "NOREPLICAS", Kind.DOWN, "Too few replicas are connected (min-replicas-to-write)."),
-    Row(errors.ResponseError, "BUSY", Kind.DOWN, "A script runs too long: SCRIPT KILL ends it."),
-    Row(
-        errors.ResponseError, "WRONGTYPE", Kind.FOREIGN, "Another program owns this key: give one of them a KEY_PREFIX."
-    ),
-    Row(
-        errors.ResponseError,
-        "",
-        Kind.DOWN,
-        "The server does not know or refuses this command: is it Redis 6.2 or newer?",
-    ),
-    Row(errors.InvalidResponse, "", Kind.DOWN, "What answers there is no Redis, or expects TLS: look at URL."),
-    Row(errors.TimeoutError, "", Kind.DOWN, _SLOW),
-    Row(errors.ConnectionError, "", Kind.DOWN, _SERVER, lost=True),
-    Row(TimeoutError, "", Kind.DOWN, _SLOW),
-    Row(ConnectionError, "", Kind.DOWN, _SERVER, lost=True),
-    Row(OSError, "", Kind.DOWN, _SERVER),
-    Row(
-        errors.ChildDeadlockedError, "", Kind.DOWN, "A forked child inherited a locked pool: fork before threads start."
-    ),
-    Row(RuntimeError, "Event loop is closed", Kind.DOWN, "The connection belonged to another event loop.", lost=True),
-    Row(UnicodeDecodeError, "", Kind.FOREIGN, "Another program wrote this: give one of them a KEY_PREFIX."),
+    Row(errors.MaxConnectionsError, "Raise MAX_CONNECTIONS, or find what keeps connections.", kind=Kind.BUSY),
+    Row(errors.ConnectionError, "Raise the server's maxclients.", begins="max number of clients"),
+    Row((errors.AuthenticationError, errors.AuthenticationWrongNumberOfArgsError), _CREDENTIALS),
+    Row((errors.AuthorizationError, errors.ExternalAuthProviderError), _CREDENTIALS),
+    Row(errors.NoPermissionError, _RULE),
+    Row(errors.BusyLoadingError, f"It is loading its data. {_WAIT}"),
+    Row(errors.ReadOnlyError, "This is a replica: give URL the address of the primary."),
+    Row(errors.OutOfMemoryError, "Raise maxmemory, or set maxmemory-policy to allkeys-lru.", kind=Kind.FULL),
+    Row(errors.MasterDownError, f"The replica lost its primary. {_WAIT}"),
+    Row(errors.TryAgainError, f"The cluster is moving slots. {_WAIT}"),
+    Row((errors.AskError, errors.ClusterCrossSlotError, errors.RedisClusterException), _CLUSTER),
+    Row(errors.ClusterError, f"The cluster is not complete. {_WAIT}"),
+    Row(errors.ResponseError, "It cannot save to its disk and refuses writes: look at the disk.", begins="MISCONF"),
+    Row(errors.ResponseError, "Too few replicas are connected (min-replicas-to-write).", begins="NOREPLICAS"),
+    Row(errors.ResponseError, "A script runs too long: SCRIPT KILL ends it.", begins="BUSY"),
+    Row(errors.ResponseError, _OWNER, begins="WRONGTYPE", kind=Kind.FOREIGN),
+    Row(errors.ResponseError, _REFUSED),
+    Row(errors.InvalidResponse, "What answers there is no Redis, or expects TLS: look at URL."),
+    Row((errors.TimeoutError, TimeoutError), _SLOW),
+    Row((errors.ConnectionError, ConnectionError), _SERVER, lost=True),
+    Row(OSError, _SERVER),
+    Row(errors.ChildDeadlockedError, "A forked child inherited a locked pool: fork before threads start."),
+    Row(RuntimeError, "The connection belonged to another event loop.", begins="Event loop is closed", lost=True),
+    Row(UnicodeDecodeError, _OWNER, kind=Kind.FOREIGN),
 )
 
 

@@ -73,6 +73,32 @@ class Slots:
                 self.waiting.popleft()()
 
 
+class Lender:
+    """What sync and async pools do alike with a connection that comes back."""
+
+    settings: RedisSettings
+    current: Callable[[], Slots | None]
+
+    def give(self, connection: Any) -> None:
+        """Make it available, if it is whole and this pool's; else close it."""
+        slots = self.current()
+        if slots is not None and slots is connection.home and connection.is_clean():
+            connection.healthy_until = monotonic() + self.settings.health_check_interval
+            slots.give(connection)
+        else:
+            self.drop(connection)
+
+    def drop(self, connection: Any) -> None:
+        connection.home.discard(connection)
+        connection.abort()
+
+    def drop_idle(self) -> None:
+        slots = self.current()
+        with contextlib.suppress(IndexError):
+            while slots is not None:
+                self.drop(slots.idle.pop())
+
+
 class Trial:
     """The tries of one call: how many are left, and until when; the pauses between them are exponential and random."""
 

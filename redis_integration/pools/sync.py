@@ -12,10 +12,10 @@ import redis
 
 from redis_integration.conf import RedisSettings
 from redis_integration.pools.connections import CONNECTIONS
-from redis_integration.pools.slots import PING, WAIT_SLICE, Slots, Trial, connection_arguments, exhausted
+from redis_integration.pools.slots import PING, WAIT_SLICE, Lender, Slots, Trial, connection_arguments, exhausted
 
 
-class Pool(redis.ConnectionPool):
+class Pool(Lender, redis.ConnectionPool):
     """
     The connections of this process for one settings object; safe under threads, interrupts and fork.
 
@@ -28,6 +28,9 @@ class Pool(redis.ConnectionPool):
         kind = CONNECTIONS[settings.url.partition(":")[0]]
         super().__init__(kind, settings.max_connections, **connection_arguments(settings))
         self.client = redis.Redis(connection_pool=self)
+
+    def current(self) -> Slots:
+        return self.slots
 
     def reset(self) -> None:
         """Close this process's copies of all connections: what a forked child does with its parent's."""
@@ -94,22 +97,6 @@ class Pool(redis.ConnectionPool):
         life: bytes = connection.life
         self.give(connection)
         return replies, life
-
-    def give(self, connection: Any) -> None:
-        if connection.home is self.slots and connection.is_clean():
-            connection.healthy_until = monotonic() + self.settings.health_check_interval
-            self.slots.give(connection)
-        else:
-            self.drop(connection)
-
-    def drop(self, connection: Any) -> None:
-        connection.home.discard(connection)
-        connection.disconnect()
-
-    def drop_idle(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self.drop(self.slots.idle.pop())
 
     # What plain redis-py clients call.
 
