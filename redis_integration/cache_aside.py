@@ -25,12 +25,16 @@ from redis_integration.transactions import open_connections
 
 logger = logging.getLogger("redis_integration")
 
+# A value that takes longer to send than COMMAND_TIMEOUT would look like a Redis that is down.
+MAX_ENTRY_BYTES = 1_000_000
+
 
 class Outcome(NamedTuple):
     """What the origin gave: a value, or an error; and in words why the value may not be stored, if so."""
 
     value: Any = None
-    error: Exception | None = None
+    # Empty, or one error; emptied when it is raised, since the frames of its traceback hold this.
+    error: list[Exception] | tuple[()] = ()
     why_not_stored: str | None = None
 
 
@@ -40,6 +44,7 @@ class Answer(NamedTuple):
     outcome: Outcome
     source: str
     stored: str | None = None
+    is_foreign: bool = False
 
 
 class Tiers:
@@ -75,14 +80,15 @@ class Caching:
     def answer(self, key: str, compute: Callable[[], Any], *, is_async: bool, refresh: bool = False) -> Flow[Answer]:
         """The answer for this key. One round trip for a hit, 2 for a miss; with `refresh`, a copy counts as none."""
         tiers = Tiers(self.alias, is_async=is_async)
-        value: Any = None
+        value, is_foreign = None, False
         reading = Reading((yield from tiers.redis.state(key)))
         while True:
             action = decide(reading)
             if action.verb == "answer":
                 return Answer(Outcome(value), action.tier or "")
             if action.verb == "compute":
-                return (yield from self._compute(key, compute, tiers=tiers, action=action))
+                answer = yield from self._compute(key, compute, tiers=tiers, action=action)
+                return answer._replace(is_foreign=is_foreign)
             tier = action.tier
             assert tier is not None
             reading = reading._replace(asked=reading.asked | {tier})
@@ -92,10 +98,12 @@ class Caching:
                     value = self._decode(entry)
                     reading = reading._replace(found=tier)
             except RedisUnavailable as failure:
+                is_foreign = failure.kind is Kind.FOREIGN
                 reading = reading._replace(redis=_state_after(failure))
             except UnreadableEntry as error:
                 # It may be another program's: a miss, and left alone.
                 logger.warning("redis_integration.entry_unreadable %s: %s", key, error)
+                is_foreign = True
                 reading = reading._replace(redis=Redis.SHY)
 
     def _decode(self, entry: Entry) -> Any:
@@ -107,16 +115,23 @@ class Caching:
         started = monotonic()
         outcome: Outcome = yield compute()
         took = monotonic() - started
-        if outcome.error is not None or outcome.why_not_stored is not None or action.tier is None:
+        if outcome.error or outcome.why_not_stored is not None or action.tier is None:
             return Answer(outcome, "origin")
-        if (yield Call(open_connections)):
+        try:
+            in_transaction = yield Call(open_connections)
+        except Exception as error:  # nobody can say
+            logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
+            in_transaction = True
+        if in_transaction:
             # What a transaction sees may never be committed.
             return Answer(outcome._replace(why_not_stored="in a transaction"), "origin")
         try:
             payload = self.codec.encode(outcome.value)
+            if len(payload) > MAX_ENTRY_BYTES:
+                raise UnstorableValue(f"Its {len(payload):,} bytes are more than {MAX_ENTRY_BYTES:,}.")
             now = time()
             entry = Entry(payload, self.codec.number, created=now, fresh_until=now + self.ttl, took=took)
-            yield from tiers.by_name(action.tier).write(key, entry)
+            stored = yield from tiers.by_name(action.tier).write(key, entry)
         except UnstorableValue as error:
             logger.warning(
                 "redis_integration.value_unstorable %s returned a value that is not stored: %s", self.name, error
@@ -125,7 +140,7 @@ class Caching:
         except RedisUnavailable as failure:
             logger.debug("redis_integration.store_skipped %s: %s", key, failure)
             return Answer(outcome, "origin")
-        return Answer(outcome, "origin", action.tier)
+        return Answer(outcome, "origin", action.tier if stored else None)
 
 
 def _state_after(failure: RedisUnavailable) -> Redis:
@@ -137,7 +152,7 @@ def attempt(origin: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(origin())
     except Exception as error:
-        return Outcome(error=error)
+        return Outcome(error=[error])
 
 
 async def aattempt(origin: Callable[[], Any]) -> Outcome:
@@ -145,4 +160,4 @@ async def aattempt(origin: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(await origin())
     except Exception as error:
-        return Outcome(error=error)
+        return Outcome(error=[error])

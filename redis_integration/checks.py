@@ -114,13 +114,7 @@ DEPLOY_ADVICE = (
     ),
 )
 # Each id once: silencing one must not silence another.
-IDS = (
-    UNREADABLE,
-    WRONG_TYPE,
-    UNUSABLE,
-    UNKNOWN_DATABASE,
-    *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
-)
+IDS = (UNREADABLE, WRONG_TYPE, UNUSABLE, UNKNOWN_DATABASE, *(advice.id for advice in ADVICE + DEPLOY_ADVICE))
 
 
 def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:

@@ -125,11 +125,15 @@ def _is_unnamed(zone: timezone) -> bool:
     return str(zone) == str(timezone(zone.utcoffset(None)))
 
 
+def _is_iso(zone: tzinfo | None) -> bool:
+    # fromisoformat() drops an offset below a second.
+    return zone is None or (type(zone) is timezone and _is_unnamed(zone) and not zone.utcoffset(None).microseconds)
+
+
 def _lower_clock(value: datetime | time, path: _Path) -> Any:
     tag = "!datetime" if type(value) is datetime else "!time"
     zone = value.tzinfo
-    is_simple = zone is None or (type(zone) is timezone and _is_unnamed(zone))
-    if is_simple and not value.fold:
+    if _is_iso(zone) and not value.fold:
         return {tag: value.isoformat()}
     return {tag: [value.replace(tzinfo=None, fold=0).isoformat(), _lower_zone(zone, value, path), value.fold]}
 

@@ -7,7 +7,6 @@ Two real functions, one sync and one async, are made at decoration time; what th
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial, update_wrapper
@@ -22,7 +21,7 @@ from redis_integration.cache_aside import Answer, Caching, Outcome, aattempt, at
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings, get_view_variations
 from redis_integration.flow import arun, run
-from redis_integration.invalidation import ainvalidate, invalidate
+from redis_integration.invalidation import ainvalidate, end_entries, invalidate
 from redis_integration.keys import KeyMaker, escape, full_key, namespace_of, view_key
 from redis_integration.responses import response_codec, why_bypassed, why_not_stored
 
@@ -30,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 Seconds = float | timedelta
+MAX_TTL = 10 * 365 * 86_400  # seconds; Redis refuses what does not fit into its clock
+_FORM = "Decorate a view class as cache_aside_view(ttl=60)(MyView.as_view()), a method directly, with @cache_aside above it."
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -90,7 +91,8 @@ def cache_aside(
         def key_for(*args: Any, **kwargs: Any) -> str:
             return full_key(get_settings(alias).key_prefix, maker.parts(args, kwargs))
 
-        return (_decorate_async if iscoroutinefunction(function) else _decorate_sync)(function, key_for, caching)
+        is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+        return (_decorate_async if is_async else _decorate_sync)(function, key_for, caching)
 
     return decorate
 
@@ -100,7 +102,11 @@ def _decorate_sync(function: Callable[..., Any], key_for: Callable[..., str], ca
         if not get_settings(caching.alias).enabled:
             return function(*args, **kwargs)
         compute = partial(attempt, partial(function, *args, **kwargs))
-        return _value(run(caching.answer(key_for(*args, **kwargs), compute, is_async=False, refresh=refresh)))
+        key = key_for(*args, **kwargs)
+        found = run(caching.answer(key, compute, is_async=False, refresh=refresh))
+        if refresh and _left_old(found):
+            run(end_entries([key], caching.alias, is_async=False))
+        return _value(found)
 
     def cached(*args: Any, **kwargs: Any) -> Any:
         return answer(args, kwargs)
@@ -117,7 +123,11 @@ def _decorate_async(function: Callable[..., Any], key_for: Callable[..., str], c
         if not get_settings(caching.alias).enabled:
             return await function(*args, **kwargs)
         compute = partial(aattempt, partial(function, *args, **kwargs))
-        return _value(await arun(caching.answer(key_for(*args, **kwargs), compute, is_async=True, refresh=refresh)))
+        key = key_for(*args, **kwargs)
+        found = await arun(caching.answer(key, compute, is_async=True, refresh=refresh))
+        if refresh and _left_old(found):
+            await arun(end_entries([key], caching.alias, is_async=True))
+        return _value(found)
 
     async def cached(*args: Any, **kwargs: Any) -> Any:
         return await answer(args, kwargs)
@@ -129,15 +139,20 @@ def _decorate_async(function: Callable[..., Any], key_for: Callable[..., str], c
     return decorated
 
 
+def _left_old(answer: Answer) -> bool:
+    """Whether Redis may still hold an older value than this refresh gave: that one must not come back."""
+    return not answer.outcome.error and answer.stored != "redis" and not answer.is_foreign
+
+
 def _value(answer: Answer) -> Any:
-    error = answer.outcome.error
-    if error is None:
+    if not answer.outcome.error:
         return answer.outcome.value
+    error = answer.outcome.error.pop()
     try:
         raise error
     finally:
         # The traceback holds this frame: without this, each error would wait for the garbage collector.
-        del error, answer
+        del error
 
 
 def cache_aside_view(
@@ -177,10 +192,7 @@ def _decorate_view(view: Callable[..., HttpResponseBase], namespace: str, cachin
 
     def cached(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not isinstance(request, HttpRequest):
-            raise TypeError(
-                f"{caching.name} was not called with a request first. cache_aside_view decorates view functions; "
-                "for a class, decorate what as_view() gives: cache_aside_view(ttl=60)(MyView.as_view())."
-            )
+            raise TypeError(f"{caching.name} was not called with a request first. {_FORM}")
         call_view = partial(view, request, *args, **kwargs)
         if not get_settings(alias).enabled or why_bypassed(request):
             return call_view()
@@ -192,7 +204,8 @@ def _decorate_view(view: Callable[..., HttpResponseBase], namespace: str, cachin
         answer = run(caching.answer(key, partial(_attempt_view, call_view, request), is_async=False))
         status = _cache_status(answer)
         response: HttpResponseBase = _value(answer)
-        response.headers["Cache-Status"] = status
+        if isinstance(response, HttpResponseBase):  # else Django says it better
+            response.headers["Cache-Status"] = status
         return response
 
     decorated: Any = update_wrapper(cached, view)
@@ -203,7 +216,7 @@ def _decorate_view(view: Callable[..., HttpResponseBase], namespace: str, cachin
 
 def _attempt_view(call_view: Callable[[], HttpResponseBase], request: HttpRequest) -> Outcome:
     outcome = attempt(call_view)
-    if outcome.error is not None:
+    if outcome.error:
         return outcome
     covered = frozenset({"accept-language"} if get_view_variations()[0] else ())
     return outcome._replace(why_not_stored=why_not_stored(request, outcome.value, key_headers=covered))
@@ -244,7 +257,9 @@ def _refuse_misplaced(name: str, misplaced: tuple[object, ...]) -> None:
 
 
 def _refuse_uncacheable(name: str, function: Any) -> None:
-    if isinstance(function, (classmethod, property)) or not callable(function):
+    if getattr(function, "__module__", "") == "django.utils.decorators":
+        raise TypeError(f"method_decorator hides what {name} decorates. {_FORM}")
+    if isinstance(function, (classmethod, staticmethod, property, type)) or not callable(function):
         raise TypeError(
             f"{name} decorates functions, and this is a {type(function).__name__}. Put @{name}(…) below every other "
             "decorator that makes it something else."
@@ -258,6 +273,8 @@ def _seconds(ttl: Seconds) -> float:
         ttl = ttl.total_seconds()
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         raise TypeError(f"ttl is {ttl!r}. Give seconds as a number, or a timedelta.")
-    if not math.isfinite(ttl) or ttl <= 0:
-        raise ValueError(f"ttl is {ttl!r}. Give more than 0 seconds; to end an entry, call invalidate().")
+    if not 0 < ttl <= MAX_TTL:
+        raise ValueError(
+            f"ttl is {ttl!r}. Give more than 0 seconds, at most ten years; to end an entry, call invalidate()."
+        )
     return float(ttl)

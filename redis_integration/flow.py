@@ -6,6 +6,7 @@ A flow is a generator: in a flow, read `yield` as `await`. It knows nothing of R
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
@@ -13,6 +14,9 @@ from typing import Any, TypeVar
 from asgiref.sync import sync_to_async
 
 T = TypeVar("T")
+# Seconds. The thread that may touch the database can be the very one that waits for this event loop: `asyncio.run` in a sync
+# view under ASGI. Without a limit that would be for ever.
+CALL_TIMEOUT = 1.0
 Flow = Generator[Any, Any, T]
 
 
@@ -56,7 +60,8 @@ async def arun(flow: Flow[T]) -> T:
         while True:
             try:
                 if isinstance(wanted, Call):
-                    answer = await sync_to_async(wanted.function, thread_sensitive=True)()
+                    async with asyncio.timeout(CALL_TIMEOUT):
+                        answer = await sync_to_async(wanted.function, thread_sensitive=True)()
                 else:
                     answer = await wanted if inspect.isawaitable(wanted) else wanted
             except Exception as error:

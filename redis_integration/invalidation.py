@@ -29,14 +29,14 @@ def invalidate(*, keys: Iterable[str], alias: str = "default") -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        run(_invalidate(_checked(keys, alias), alias, is_async=False))
+        run(end_entries(_checked(keys, alias), alias, is_async=False))
     else:
         raise SynchronousOnlyOperation("invalidate() was called on a running event loop. Use `await ainvalidate(...)`.")
 
 
 async def ainvalidate(*, keys: Iterable[str], alias: str = "default") -> None:
     """See `invalidate`."""
-    await arun(_invalidate(_checked(keys, alias), alias, is_async=True))
+    await arun(end_entries(_checked(keys, alias), alias, is_async=True))
 
 
 def _checked(keys: Iterable[str], alias: str) -> list[str]:
@@ -44,15 +44,27 @@ def _checked(keys: Iterable[str], alias: str) -> list[str]:
         raise TypeError(f"invalidate(keys={keys!r}) got a string. Give a list: keys=[{keys!r}].")
     prefix, checked = f"{get_settings(alias).key_prefix}:", list(keys)
     for key in checked:
-        if not key.startswith(prefix):
+        if not key.startswith(prefix) or not key.isascii():
             raise ValueError(
-                f"{key!r} is no key of this alias: it does not begin with {prefix!r}. Use what key_for() gives."
+                f"{key!r} is no key of this alias: keys are ASCII and begin with {prefix!r}. Use what key_for() gives."
             )
     return checked
 
 
-def _invalidate(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
-    if keys and get_settings(alias).enabled and not (yield Call(partial(_send_on_commit, keys, alias))):
+def end_entries(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
+    """See `invalidate`; the keys are not checked."""
+    if not keys or not get_settings(alias).enabled:
+        return
+    try:
+        waits = yield Call(partial(_send_on_commit, keys, alias))
+    except Exception as error:
+        # Nobody can say whether there is a commit to wait for: to send is safe.
+        logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
+        waits = False
+    except BaseException:  # cancelled or interrupted
+        Tiers(alias, is_async=is_async).redis.remember(keys)
+        raise
+    if not waits:
         yield from _send(keys, alias, is_async=is_async)
 
 

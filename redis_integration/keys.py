@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from hashlib import blake2b
 from operator import attrgetter, itemgetter
 from types import NoneType
@@ -54,11 +55,12 @@ def full_key(prefix: str, rest: str) -> str:
 def namespace_of(function: Callable[..., Any]) -> str:
     """
     Module and qualified name of a function, or of the class behind `as_view()`.
-    Raises TypeError for what has no name of its own: a lambda, a partial.
+    Raises TypeError for what has no name of its own: a lambda, a partial, a closure (of which a factory makes many).
     """
     named = getattr(function, "view_class", function)
     name = getattr(named, "__qualname__", "<lambda>")
-    if name.endswith("<lambda>"):
+    is_closure = "<locals>" in name and getattr(named, "__closure__", None)
+    if is_closure or name.endswith("<lambda>") or isinstance(named, partial):
         raise TypeError(f"{function!r} has no name that tells it from others. Pass key= or namespace=.")
     return escape(f"{named.__module__}.{name}")
 
@@ -145,6 +147,10 @@ class KeyMaker:
     def _parse(self, key: str) -> tuple[str, list[_Field]]:
         pieces = _braced.split(key)
         literals, fields = [_checked(literal, f"{key=}") for literal in pieces[::2]], pieces[1::2]
+        if not literals[0]:
+            raise TypeError(
+                f"{key=} begins with no name of its own, so that others could share its keys. Write 'price:…'."
+            )
         if self._names and not fields:
             raise TypeError(f"{key=} names no parameter: all calls of {self._described} would share one entry.")
         if not all({":", "="} & {*literal} for literal in literals[1:-1]):
@@ -181,7 +187,8 @@ def _primary_key(value: Any) -> tuple[str, Any] | None:
         return None
     if value.pk is None or (isinstance(value.pk, tuple) and None in value.pk):
         raise _NoText(value, "is not saved")
-    return label, value.pk
+    database = getattr(value, "_state", None) and value._state.db
+    return label if database in (None, "default") else f"{label}@{database}", value.pk
 
 
 def _stable(value: object) -> str:

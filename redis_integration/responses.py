@@ -37,7 +37,7 @@ class ResponseCodec:
             raise UnstorableValue(f"{type(value).__qualname__} is not a rendered HttpResponse without cookies.")
         fields = vars(value)
         head = (value.status_code, fields["_reason_phrase"], fields["_charset"], [*value.headers.items()])
-        return json.dumps(head, separators=(",", ":")).encode() + b"\n" + value.content
+        return json.dumps(head, separators=(",", ":"), default=str).encode() + b"\n" + value.content
 
     def decode(self, payload: bytes, /) -> HttpResponse:
         """
@@ -65,6 +65,8 @@ def why_bypassed(request: HttpRequest) -> str | None:
     """Why this request is not answered from an entry, or None. Known before the view runs."""
     if request.method not in ("GET", "HEAD"):
         return f"method {request.method}"
+    if not request.META.get("QUERY_STRING", "").isascii():
+        return "query not ASCII"
     for header in ("Authorization", "Range"):
         if header in request.headers:
             return f"request header {header}"
@@ -84,7 +86,9 @@ def why_not_stored(
     return why_bypassed(request) or _why_not_response(response, key_headers) or _why_not_request(request)
 
 
-def _why_not_response(response: HttpResponseBase, key_headers: frozenset[str]) -> str | None:
+def _why_not_response(response: object, key_headers: frozenset[str]) -> str | None:
+    if not isinstance(response, HttpResponseBase):
+        return "no response"
     if response.status_code != 200:
         return f"status {response.status_code}"
     if getattr(response, "streaming", True):
@@ -111,6 +115,9 @@ def _why_not_request(request: HttpRequest) -> str | None:
     # `is not None`: a session's truth value loads it. What cannot be seen counts as touched, here and below.
     if session is not None and (getattr(session, "accessed", True) or getattr(session, "modified", True)):
         return "session used"
+    # Whether a view read the key (a cart's, say) cannot be seen.
+    if getattr(session, "session_key", None):
+        return "session present"
     if any(hasattr(request, name) for name in ("_cached_user", "_acached_user")) or _is_touched(request, "user"):
         return "user used"
     if request.META.get("CSRF_COOKIE_NEEDS_UPDATE"):

@@ -363,3 +363,10 @@ def test_codec_names_itself():
 
     with pytest.raises(AttributeError):
         json_codec.number = 2
+
+
+def test_offset_below_a_second_survives():
+    """A datetime whose offset has microseconds came back as UTC."""
+    value = datetime(2020, 1, 1, tzinfo=timezone(timedelta(microseconds=1)))
+
+    assert json_codec.decode(json_codec.encode(value)) == value

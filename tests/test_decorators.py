@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import logging
+import weakref
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction, sync_to_async
+from django.db import transaction
+from django.utils.decorators import method_decorator
 
 from redis_integration import UncacheableCall, ainvalidate, cache_aside, get_redis, invalidate
+from redis_integration.tiers.redis import get_redis_tier
 
 
 class Origin:
@@ -35,7 +41,7 @@ def stats(command):
 def test_second_call_is_answered_from_redis(live, origin):
     """The origin is called once for one key."""
 
-    @cache_aside(ttl=60)
+    @cache_aside(ttl=60, namespace="price")
     def price(pk):
         return origin(pk)
 
@@ -45,7 +51,7 @@ def test_second_call_is_answered_from_redis(live, origin):
 def test_second_await_is_answered_from_redis(live, origin):
     """The same decorator caches coroutine functions."""
 
-    @cache_aside(ttl=60)
+    @cache_aside(ttl=60, namespace="price")
     async def price(pk):
         return origin(pk)
 
@@ -71,7 +77,7 @@ def test_hit_is_equal_to_the_miss_that_made_it(live, value):
     """Also None is an entry, and types survive."""
     calls = []
 
-    @cache_aside(ttl=60)
+    @cache_aside(ttl=60, namespace="load")
     def load():
         calls.append(1)
         return value
@@ -131,7 +137,7 @@ def test_refresh_computes_and_replaces(live, origin):
 def test_coroutine_function_has_the_a_twins_only(live, origin):
     """ainvalidate and arefresh do for async code what their twins do."""
 
-    @cache_aside(ttl=60)
+    @cache_aside(ttl=60, namespace="price")
     async def price(pk):
         return origin(pk)
 
@@ -176,9 +182,7 @@ def test_origins_redis_error_is_not_taken_for_ours(live):
     """An origin that talks to another Redis fails as it fails; the breaker stays closed."""
     import redis
 
-    from redis_integration.tiers.redis import get_redis_tier
-
-    @cache_aside(ttl=60)
+    @cache_aside(ttl=60, namespace="load")
     def load():
         raise redis.ConnectionError("the other one is down")
 
@@ -242,7 +246,7 @@ def test_switched_off_every_call_is_its_origin(live, settings, origin):
 )
 def test_round_trips_are_as_documented(live_own, call, gets, sets, unlinks):
     """One for a hit, two for a miss, one for an invalidation, counted at the server."""
-    load = cache_aside(ttl=60, key="{name}")(lambda name: name)
+    load = cache_aside(ttl=60, key="name:{name}")(lambda name: name)
     load("warm")
     before = {command: stats(command) for command in ("get", "set", "unlink")}
 
@@ -301,7 +305,7 @@ def test_argument_without_stable_text_is_named(live):
 
 def test_wrong_call_raises_what_the_function_would(live):
     """A missing argument is the caller's TypeError."""
-    load = cache_aside(ttl=60, key="{pk}")(lambda pk: 1)
+    load = cache_aside(ttl=60, key="price:{pk}")(lambda pk: 1)
 
     with pytest.raises(TypeError, match="pk"):
         load()
@@ -323,6 +327,8 @@ class Ttl:
         ({"ttl": True}, TypeError, "ttl is True"),
         ({"ttl": 60, "key": "price:{product}"}, TypeError, "product.*no parameter.*pk"),
         ({"ttl": 60, "key": "price"}, TypeError, "price"),
+        ({"ttl": 60, "key": "{pk}:price"}, TypeError, "begins with no name of its own"),
+        ({"ttl": 10**18}, ValueError, "at most ten years"),
         ({"ttl": 60, "key": "price:{pk}", "namespace": "x"}, TypeError, "namespace"),
     ],
 )
@@ -339,6 +345,8 @@ def test_options_without_meaning_are_errors_at_decoration(options, error, messag
         (None, "this is a NoneType"),
         (classmethod(lambda cls: 1), "Put @cache_aside"),
         (property(lambda self: 1), "Put @cache_aside"),
+        (staticmethod(lambda: 1), "Put @cache_aside"),
+        (dict, "Put @cache_aside"),
     ],
 )
 def test_what_is_no_function_is_an_error_at_decoration(function, message):
@@ -376,7 +384,7 @@ def test_invalidate_takes_full_keys(live, prefix, origin):
 
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
-    [("t:a", TypeError, "Give a list"), (["other:a"], ValueError, "does not begin with")],
+    [("t:a", TypeError, "Give a list"), (["other:a"], ValueError, "keys are ASCII and begin with")],
 )
 def test_invalidate_refuses_what_is_no_key(live, keys, error, message):
     """A bare string, and a key outside KEY_PREFIX, are errors."""
@@ -404,3 +412,128 @@ def test_unreadable_log_line_is_one_line(live, prefix, caplog):
 
     assert len(caplog.messages) == 1
     assert "\n" not in caplog.messages[0]
+
+
+def make_scaled(factor):
+    def scaled(number):
+        return number * factor
+
+    return scaled
+
+
+def test_closure_needs_a_name():
+    """Functions of one factory shared their keys, and gave each other's results."""
+    with pytest.raises(TypeError, match="Pass key= or namespace="):
+        cache_aside(ttl=60)(make_scaled(2))
+
+
+def test_method_decorator_says_how_to_decorate():
+    """self was not in the key: two instances gave each other's results."""
+    with pytest.raises(TypeError, match="method_decorator hides"):
+
+        class Cart:
+            @method_decorator(cache_aside(ttl=60))
+            def total(self, number):
+                return number
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("spoil", ["maxmemory", "min-replicas-to-write"])
+def test_refresh_that_was_not_stored_does_not_leave_the_old_value(live_own, origin, spoil):
+    """refresh() gave a new value, and the next call the old one."""
+    load = cache_aside(ttl=60, key="a")(lambda: origin())
+    load()
+    get_redis().config_set(spoil, 1)
+
+    refreshed = load.refresh()
+    get_redis().config_set(spoil, 0)
+    get_redis_tier("default", is_async=False).breaker._due = 0
+
+    assert refreshed == 2
+    assert load() >= 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_refresh_inside_a_transaction_ends_the_entry_at_its_commit(live, origin):
+    """After the commit the old value was back."""
+    load = cache_aside(ttl=60, key="a")(lambda: origin())
+    load()
+
+    with transaction.atomic():
+        load.refresh()
+
+    assert load() == 3
+
+
+def test_name_that_is_not_ascii_cannot_become_pending(live, prefix):
+    """One lone surrogate in the pending names made every later repetition of them fail."""
+    with pytest.raises(ValueError, match="ASCII"):
+        invalidate(keys=[f"{prefix}:\ud800"])
+
+    assert not get_redis_tier("default", is_async=False).pending
+
+
+def test_cancelled_invalidation_is_not_forgotten(live, origin):
+    """A client that disconnects cancels an async view; what it was about to invalidate stayed."""
+
+    @cache_aside(ttl=60, key="a")
+    async def load():
+        return origin()
+
+    async def main():
+        first = await load()
+        task = asyncio.ensure_future(load.ainvalidate())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return first, await load()
+
+    assert asyncio.run(main()) == (1, 2)
+
+
+def test_coroutine_in_a_sync_view_under_asgi_does_not_wait_for_itself(live, origin):
+    """asyncio.run in the one thread that may touch the database waited for that thread for ever."""
+
+    @cache_aside(ttl=60, key="a")
+    async def load():
+        return origin()
+
+    async def main():
+        async with ThreadSensitiveContext():
+            return await sync_to_async(lambda: asyncio.run(load()))()
+
+    assert asyncio.run(main()) == 1
+
+
+def test_large_value_is_returned_and_not_stored(live, prefix, caplog):
+    """A value too large to send in time opened the breaker for everybody."""
+    load = cache_aside(ttl=60, key="a")(lambda: "x" * 1_000_001)
+
+    assert len(load()) == 1_000_001
+    assert not get_redis().exists(f"{prefix}:a")
+    assert "1,000,003 bytes" in caplog.text
+
+
+def test_error_of_an_origin_leaves_no_reference_cycle(live):
+    """Every error waited for the garbage collector, and kept what its frames held."""
+
+    class Big:
+        pass
+
+    held = []
+
+    @cache_aside(ttl=60, key="a")
+    def load():
+        big = Big()
+        held.append(weakref.ref(big))
+        raise LookupError
+
+    gc.disable()
+    try:
+        with contextlib.suppress(LookupError):
+            load()
+        alive = held[0]()
+    finally:
+        gc.enable()
+
+    assert alive is None

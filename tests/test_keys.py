@@ -317,7 +317,7 @@ def test_order_of_sets_and_dicts_does_not_matter():
 def test_template_names_its_parameters():
     """A template is the key; what it leaves out is shared."""
     assert KeyMaker(price, key="price:{pk}").parts((7,), {"currency": "USD"}) == "price:7"
-    assert KeyMaker(price, key="{currency}:p={pk}:x").parts((), {"pk": 7}) == "EUR:p=7:x"
+    assert KeyMaker(price, key="in:{currency}:p={pk}:x").parts((), {"pk": 7}) == "in:EUR:p=7:x"
 
 
 def test_template_reaches_attributes_and_items():
@@ -459,8 +459,9 @@ def test_self_works_for_saved_rows_only():
         ("price:{pk}\n", "contains '\\n'"),
         ("price%3A{pk}", "contains '%'"),
         ("price~{pk}", "contains '~'"),
-        ("{pk}{currency}", "no ':' between two fields"),
-        ("{pk}-{currency}", "no ':' between two fields"),
+        ("{pk}:price", "begins with no name of its own"),
+        ("p:{pk}{currency}", "no ':' between two fields"),
+        ("p:{pk}-{currency}", "no ':' between two fields"),
     ],
 )  # fmt: skip
 def test_template_that_cannot_tell_calls_apart_is_an_error(key, message):
@@ -537,11 +538,11 @@ def test_keys_are_the_same_in_every_process():
     code = (
         "from redis_integration.keys import KeyMaker\n"
         "def f(a): ...\n"
-        "print(KeyMaker(f, namespace='f').parts(({'a', 'b', 'c', 'd'},), {}), KeyMaker(f, key='{a}').parts(({'a', 'b', 'c'},), {}))"
+        "print(KeyMaker(f, namespace='f').parts(({'a', 'b', 'c', 'd'},), {}), KeyMaker(f, key='k:{a}').parts(({'a', 'b', 'c'},), {}))"
     )  # fmt: skip
     told = {subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, env={"PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout for seed in "123"}  # fmt: skip
 
-    assert told == {b"f:a=set('a','b','c','d') set('a','b','c')\n"}
+    assert told == {b"f:a=set('a','b','c','d') k:set('a','b','c')\n"}
 
 
 PAGE: dict[str, Any] = {

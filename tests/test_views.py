@@ -275,3 +275,23 @@ def test_error_of_a_view_is_its_own(rf):
 
     with pytest.raises(LookupError, match="of the view"):
         cache_aside_view(ttl=60)(view)(rf.get("/x/"))
+
+
+def test_visitor_with_a_session_fills_no_page(client):
+    """A page that named a visitor's session key was stored and served to others."""
+    client.get("/unsafe/session-written/")
+
+    assert 'detail="session present"' in status(client.get("/page/"))
+
+
+def test_view_that_returns_nothing_gets_djangos_message(rf):
+    """A view without a return was an AttributeError of ours."""
+    assert cache_aside_view(ttl=60, namespace="none")(lambda request: None)(rf.get("/x/")) is None
+
+
+def test_query_that_is_not_ascii_passes_by(rf):
+    """Raw bytes and their escapes as another text shared a page."""
+    request = rf.get("/x/")
+    request.META["QUERY_STRING"] = "q=\xe9"
+
+    assert status(cached_page(request)) == ""

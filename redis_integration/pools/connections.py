@@ -15,8 +15,9 @@ from time import monotonic
 from typing import Any, Final
 
 from redis import Connection, SSLConnection, UnixDomainSocketConnection
-from redis import asyncio as redis_asyncio
+from redis.asyncio.connection import Connection as AsyncConnection
 from redis.asyncio.connection import SSLConnection as AsyncSSLConnection
+from redis.asyncio.connection import UnixDomainSocketConnection as AsyncUnixConnection
 from redis.connection import PythonRespSerializer
 from redis.exceptions import ResponseError
 
@@ -263,19 +264,10 @@ class _AsyncExchanging(_Exchanging):
         return replies
 
 
-def _exchanging(ours: type, theirs: dict[str, type]) -> dict[str, Any]:
-    return {scheme: type(f"Exchanging{base.__name__}", (ours, base), {}) for scheme, base in theirs.items()}
+def _by_scheme(ours: type, *theirs: type) -> dict[str, Any]:
+    bases = zip(("redis", "rediss", "unix"), theirs, strict=True)
+    return {scheme: type(f"Exchanging{base.__name__}", (ours, base), {}) for scheme, base in bases}
 
 
-# By the scheme of a URL.
-CONNECTIONS = _exchanging(
-    _SyncExchanging, {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}
-)
-ASYNC_CONNECTIONS = _exchanging(
-    _AsyncExchanging,
-    {
-        "redis": redis_asyncio.Connection,
-        "rediss": AsyncSSLConnection,
-        "unix": redis_asyncio.UnixDomainSocketConnection,
-    },
-)
+CONNECTIONS = _by_scheme(_SyncExchanging, Connection, SSLConnection, UnixDomainSocketConnection)
+ASYNC_CONNECTIONS = _by_scheme(_AsyncExchanging, AsyncConnection, AsyncSSLConnection, AsyncUnixConnection)

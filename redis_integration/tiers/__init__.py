@@ -16,8 +16,8 @@ class Tier(Protocol):
         """The entry, or None for a miss. Raises what its tier raises."""
         ...
 
-    def write(self, key: str, entry: Entry) -> Flow[None]:
-        """Store the entry for as long as it is fresh; nothing of ours is kept for ever."""
+    def write(self, key: str, entry: Entry) -> Flow[bool]:
+        """Store the entry for as long as it is fresh, and say whether it is; nothing of ours is kept for ever."""
         ...
 
     def delete(self, keys: Sequence[str]) -> Flow[None]:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from time import time
 from typing import Any
 
-from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models.functions import Now
 
 from redis_integration.conf import RedisSettings
@@ -17,6 +18,10 @@ from redis_integration.entries import Entry, pack, unpack
 from redis_integration.flow import Call, Flow
 
 logger = logging.getLogger("redis_integration")
+
+
+# Keys in one DELETE: below every database's limit of parameters.
+BATCH = 500
 
 
 class FallbackTier:
@@ -45,10 +50,10 @@ class FallbackTier:
         payload: bytes | None = rows.values_list("payload", flat=True).first()
         return payload
 
-    def write(self, key: str, entry: Entry) -> Flow[None]:
-        yield from self._query(lambda: self._upsert(key, entry))
+    def write(self, key: str, entry: Entry) -> Flow[bool]:
+        return bool((yield from self._query(lambda: self._upsert(key, entry))))
 
-    def _upsert(self, key: str, entry: Entry) -> None:
+    def _upsert(self, key: str, entry: Entry) -> bool:
         now = time()
         since_start = now - entry.created + entry.took
         fresh_for = min(entry.fresh_until - now, self.ttl - since_start)
@@ -63,9 +68,12 @@ class FallbackTier:
             except IntegrityError:
                 # Another process stored the same entry a moment ago; it is as good.
                 logger.debug("redis_integration.fallback_row_exists %s", key)
+        return True
 
     def delete(self, keys: Sequence[str]) -> Flow[None]:
-        yield from self._query(lambda: self._rows().filter(key__in=list(keys))._raw_delete(self.database))
+        for start in range(0, len(keys), BATCH):
+            some = self._rows().filter(key__in=keys[start : start + BATCH])
+            yield from self._query(partial(some._raw_delete, self.database))
 
     def _rows(self) -> Any:
         # Models cannot be imported before the app registry is ready, and decorators are.
@@ -76,15 +84,16 @@ class FallbackTier:
     def _query(self, query: Callable[[], Any]) -> Flow[Any]:
         if self.database is None:
             return None
-        return (yield Call(lambda: self._ask(query)))
-
-    def _ask(self, query: Callable[[], Any]) -> Any:
-        assert self.database is not None
-        # An error inside the caller's transaction would break it; a savepoint keeps it ours.
-        in_block = connections[self.database].in_atomic_block
         try:
-            with transaction.atomic(using=self.database) if in_block else nullcontext():
-                return query()
-        except DatabaseError as error:
+            return (yield Call(partial(self._ask, self.database, query)))
+        except (
+            Exception
+        ) as error:  # not only DatabaseError: a driver's own, no such app or database, a test that forbids it
             logger.warning("redis_integration.fallback_failed %s: %s", type(error).__name__, error)
             return None
+
+    def _ask(self, database: str, query: Callable[[], Any]) -> Any:
+        # An error inside the caller's transaction would break it; a savepoint keeps it ours.
+        in_block = connections[database].in_atomic_block
+        with transaction.atomic(using=database) if in_block else nullcontext():
+            return query()

@@ -33,7 +33,7 @@ class RedisTier:
     """
     Entries in Redis. Every operation is one round trip and raises RedisUnavailable.
 
-    `is_up` comes first: it is where an open breaker is tried again. A server that refuses our writes is not believed.
+    `state` comes first: it is where an open breaker is tried again. A server that refuses our writes is not believed.
     """
 
     name = "redis"
@@ -62,7 +62,7 @@ class RedisTier:
         pending = list(self.pending.items())
         try:
             # Also with nothing pending: a replica, or a server whose disk is full, answers reads happily.
-            yield from self._unlink([f"{self.prefix}:#probe", *(name for _, name in pending)])
+            yield from self._unlink([f"{self.prefix}:#probe", *dict.fromkeys(name for _, name in pending)])
         except RedisUnavailable as failure:
             logger.debug("redis_integration.probe_failed %s", failure)
             return
@@ -76,9 +76,10 @@ class RedisTier:
         (stored,) = yield from self._speak([("GET", key)])
         return None if stored is None else unpack(stored, key)
 
-    def write(self, key: str, entry: Entry) -> Flow[None]:
+    def write(self, key: str, entry: Entry) -> Flow[bool]:
         milliseconds = max(1, int((entry.fresh_until - entry.created) * 1000))
         yield from self._speak([("SET", key, pack(entry, key), "PX", milliseconds)])
+        return True
 
     def delete(self, keys: Sequence[str]) -> Flow[None]:
         """See `Tier.delete`. What Redis does not confirm is pending: bypassed, and repeated before Redis is believed."""
@@ -87,8 +88,12 @@ class RedisTier:
                 raise RedisUnavailable("Redis is down.")
             yield from self._unlink(keys)
         except BaseException:  # an interrupt too
-            self.pending.update((object(), key) for key in keys)
+            self.remember(keys)
             raise
+
+    def remember(self, keys: Sequence[str]) -> None:
+        """Make these names pending."""
+        self.pending.update((object(), key) for key in keys)
 
     def _unlink(self, keys: Sequence[str]) -> Flow[None]:
         for start in range(0, len(keys), BATCH):

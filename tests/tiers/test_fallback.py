@@ -133,3 +133,33 @@ def test_row_of_a_computation_slower_than_fallback_ttl_is_not_believed(tier):
     run(tier.write("a", entry()._replace(took=11.0)))
 
     assert run(tier.read("a")) is None
+
+
+def test_error_that_is_no_database_error_is_a_miss(tier, caplog):
+    """A driver's own error, or an app that is not installed, reached the view in the first outage."""
+
+    def broken(key):
+        raise RuntimeError("no such app")
+
+    tier._select = broken
+
+    assert run(tier.read("a")) is None
+    assert "RuntimeError: no such app" in caplog.text
+
+
+def test_many_keys_are_deleted_in_bounded_batches(tier, django_assert_num_queries):
+    """More keys than a database takes in one statement left their rows in place."""
+    run(tier.write("999", entry()))
+
+    with django_assert_num_queries(2):
+        run(tier.delete([str(number) for number in range(1000)]))
+
+    assert run(tier.read("999")) is None
+
+
+def test_write_says_whether_it_stored(tier, settings):
+    """Without a database the answer said it was stored in the fallback tier."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "FALLBACK": None}}
+
+    assert run(tier.write("a", entry())) is True
+    assert run(FallbackTier(get_settings(), seconds_open=Outage()).write("a", entry())) is False
