@@ -14,8 +14,7 @@ PAUSE = 1.0
 
 
 class Breaker:
-    """
-    Closed while Redis is believed. Shared by the threads and event loops of a process; made anew after a fork.
+    """Closed while Redis is believed. Shared by the threads and event loops of a process; made anew after a fork.
 
     `clock` gives monotonic seconds.
     """

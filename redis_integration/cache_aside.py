@@ -1,5 +1,4 @@
-"""
-The flow that carries the policy out: read what is known, ask policy.decide, act, until there is an answer.
+"""The flow that carries the policy out: read what is known, ask policy.decide, act, until there is an answer.
 
 No failure of a tier leaves it; only the origin's own error does.
 """
@@ -50,24 +49,19 @@ class Answer(NamedTuple):
 class Tiers:
     """The tiers of one alias, sync or async; the fallback tier is made only when it is needed."""
 
-    __slots__ = ("alias", "redis")
-
     def __init__(self, alias: str, *, is_async: bool) -> None:
         self.alias = alias
         self.redis = get_redis_tier(alias, is_async=is_async)
 
-    @property
-    def fallback(self) -> FallbackTier:
-        return FallbackTier(get_settings(self.alias), seconds_open=self.redis.breaker.seconds_open)
-
     def by_name(self, name: TierName) -> Tier:
-        return self.redis if name == "redis" else self.fallback
+        if name == "redis":
+            return self.redis
+        return FallbackTier(get_settings(self.alias), seconds_open=self.redis.breaker.seconds_open)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caching:
-    """
-    How the results of one origin are cached.
+    """How the results of one origin are cached.
 
     `compute` of a flow below is called without arguments and gives an Outcome, or an awaitable of one.
     """
@@ -99,7 +93,7 @@ class Caching:
                     reading = reading._replace(found=tier)
             except RedisUnavailable as failure:
                 is_foreign = failure.kind is Kind.FOREIGN
-                reading = reading._replace(redis=_state_after(failure))
+                reading = reading._replace(redis=Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY)
             except UnreadableEntry as error:
                 # It may be another program's: a miss, and left alone.
                 logger.warning("redis_integration.entry_unreadable %s: %s", key, error)
@@ -141,10 +135,6 @@ class Caching:
             logger.debug("redis_integration.store_skipped %s: %s", key, failure)
             return Answer(outcome, "origin")
         return Answer(outcome, "origin", action.tier if stored else None)
-
-
-def _state_after(failure: RedisUnavailable) -> Redis:
-    return Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY
 
 
 def attempt(origin: Callable[[], Any]) -> Outcome:

@@ -152,12 +152,12 @@ def _find_errors(alias: str) -> Iterator[CheckMessage]:
     problems = find_problems(settings)
     for problem in problems:
         check_id = WRONG_TYPE if problem.is_wrong_type else UNUSABLE
-        yield Error(problem.message, hint=problem.hint, obj=_name(alias), id=check_id)
+        yield Error(problem.message, hint=problem.hint, obj=f"REDIS_INTEGRATION[{alias!r}]", id=check_id)
     if not problems and settings.database is not None and get_database(settings.database) is None:
         yield Error(
             f"DATABASE names {settings.database!r}, which is not in DATABASES.",
             hint="Name an alias of DATABASES, or set 'DATABASE': None and 'FALLBACK': None.",
-            obj=_name(alias),
+            obj=f"REDIS_INTEGRATION[{alias!r}]",
             id=UNKNOWN_DATABASE,
         )
 
@@ -170,8 +170,4 @@ def _advise(usable: dict[str, RedisSettings], advice: tuple[Advice, ...]) -> Ite
     for alias, settings in usable.items():
         for each in advice:
             if each.is_due(settings):
-                yield Warning(each.message, hint=each.hint, obj=_name(alias), id=each.id)
-
-
-def _name(alias: str) -> str:
-    return f"REDIS_INTEGRATION[{alias!r}]"
+                yield Warning(each.message, hint=each.hint, obj=f"REDIS_INTEGRATION[{alias!r}]", id=each.id)

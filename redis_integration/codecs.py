@@ -1,5 +1,4 @@
-"""
-The json codec: a value to readable bytes, and back to an equal value of the same types.
+"""The json codec: a value to readable bytes, and back to an equal value of the same types.
 It never imports or calls what the bytes name.
 """
 
@@ -39,8 +38,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class JsonCodec:
-    """
-    JSON text in UTF-8; what JSON has no type for is a tag, such as `{"!decimal":"1.50"}`.
+    """JSON text in UTF-8; what JSON has no type for is a tag, such as `{"!decimal":"1.50"}`.
 
     None, bool, int, float, str, list, dict, tuple, set, frozenset, bytes, Decimal, datetime, date, time, timedelta and
     UUID come back; instances of their subclasses are refused. Time zones: fixed offsets and `ZoneInfo`. A dict of 20

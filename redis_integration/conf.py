@@ -131,8 +131,7 @@ def get_aliases() -> list[str]:
 
 @cache
 def get_settings(alias: str = "default") -> RedisSettings:
-    """
-    The options of an alias, defaults filled in. Reads the setting once, on first use.
+    """The options of an alias, defaults filled in. Reads the setting once, on first use.
 
     Raises ImproperlyConfigured for anything with which no pool can be built.
     """
@@ -149,8 +148,7 @@ def _forget_settings(*, setting: str, **kwargs: object) -> None:
 
 
 def read_settings(alias: str) -> RedisSettings:
-    """
-    The options of an alias, the types and ranges of their values not yet checked: for the system checks.
+    """The options of an alias, the types and ranges of their values not yet checked: for the system checks.
 
     Raises ImproperlyConfigured where an option is unknown or missing, or the URL cannot be read.
     """

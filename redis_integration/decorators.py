@@ -1,5 +1,4 @@
-"""
-`cache_aside` for functions, `cache_aside_view` for views: the public face of the policy.
+"""`cache_aside` for functions, `cache_aside_view` for views: the public face of the policy.
 
 Two real functions, one sync and one async, are made at decoration time; what they do stands in cache_aside.py.
 """
@@ -69,8 +68,7 @@ class FunctionDecorator(Protocol):
 def cache_aside(
     *misplaced: object, ttl: Seconds, key: str | None = None, namespace: str | None = None, alias: str = "default"
 ) -> FunctionDecorator:
-    """
-    A decorator that keeps the results of a function, or of a coroutine function, for `ttl` seconds.
+    """A decorator that keeps the results of a function, or of a coroutine function, for `ttl` seconds.
 
     `key` is a template over the arguments ("price:{pk}"); without it, the key is `namespace` (default: module and
     qualified name) and all arguments by name. One round trip for a hit, 2 for a miss. The decorated function has
@@ -80,8 +78,7 @@ def cache_aside(
     Raises TypeError and ValueError at decoration for options without meaning, UncacheableCall for a call whose
     arguments make no key, and what the function itself raises.
     """
-    _refuse_misplaced("cache_aside", misplaced)
-    seconds = _seconds(ttl)
+    seconds = _seconds("cache_aside", ttl, misplaced)
 
     def decorate(function: Callable[..., Any]) -> Any:
         _refuse_uncacheable("cache_aside", function)
@@ -158,8 +155,7 @@ def _value(answer: Answer) -> Any:
 def cache_aside_view(
     *misplaced: object, ttl: Seconds, namespace: str | None = None, alias: str = "default"
 ) -> Callable[[Callable[..., HttpResponseBase]], CachedView]:
-    """
-    A decorator that keeps what a view answers to GET for `ttl` seconds, where that is plainly safe.
+    """A decorator that keeps what a view answers to GET for `ttl` seconds, where that is plainly safe.
 
     The key holds scheme and host, path, the whole query, and language and time zone where Django uses them. What is not
     stored, and why, stands in `responses.why_not_stored`. Each answer to GET and HEAD says in `Cache-Status` (RFC 9211)
@@ -168,8 +164,7 @@ def cache_aside_view(
     The decorated view has `key_for` and `invalidate`, which take a request of the same site, and `path` for another page.
     Raises TypeError and ValueError at decoration for options without meaning, and for async views.
     """
-    _refuse_misplaced("cache_aside_view", misplaced)
-    seconds = _seconds(ttl)
+    seconds = _seconds("cache_aside_view", ttl, misplaced)
 
     def decorate(view: Callable[..., HttpResponseBase]) -> CachedView:
         _refuse_uncacheable("cache_aside_view", view)
@@ -251,11 +246,6 @@ def _name(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def _refuse_misplaced(name: str, misplaced: tuple[object, ...]) -> None:
-    if misplaced:
-        raise TypeError(f"{name} takes options by name only. Write @{name}(ttl=60).")
-
-
 def _refuse_uncacheable(name: str, function: Any) -> None:
     if getattr(function, "__module__", "") == "django.utils.decorators":
         raise TypeError(f"method_decorator hides what {name} decorates. {_FORM}")
@@ -268,7 +258,9 @@ def _refuse_uncacheable(name: str, function: Any) -> None:
         raise TypeError(f"{_name(function)} is a generator, which can be read only once. Return a list.")
 
 
-def _seconds(ttl: Seconds) -> float:
+def _seconds(name: str, ttl: Seconds, misplaced: tuple[object, ...]) -> float:
+    if misplaced:
+        raise TypeError(f"{name} takes options by name only. Write @{name}(ttl=60).")
     if isinstance(ttl, timedelta):
         ttl = ttl.total_seconds()
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):

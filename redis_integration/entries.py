@@ -1,5 +1,4 @@
-"""
-An entry and its bytes: a fixed header, 8 bytes per tag, the payload.
+"""An entry and its bytes: a fixed header, 8 bytes per tag, the payload.
 It knows neither what the payload means nor what time it is.
 """
 
@@ -27,8 +26,7 @@ class MisplacedEntry(UnreadableEntry):
 
 
 class Entry(NamedTuple):
-    """
-    One stored answer of an origin. Times are unix seconds, `took` is what the origin call lasted.
+    """One stored answer of an origin. Times are unix seconds, `took` is what the origin call lasted.
 
     `life` is of 8 bytes, each tag a digest of 8 bytes, `codec` the number of the codec that made `payload`.
     """
@@ -65,8 +63,7 @@ def pack(entry: Entry, key: str) -> bytes:
 
 
 def unpack(stored: bytes, key: str) -> Entry:
-    """
-    The entry in `stored`, which was read at the full `key`.
+    """The entry in `stored`, which was read at the full `key`.
 
     Raises UnreadableEntry for any damage, MisplacedEntry for an entry of another key. For a payload of 1 kB pack takes
     1.0 µs and unpack 1.5 µs (Python 3.11).

@@ -19,8 +19,7 @@ class RedisIntegrationError(Exception):
 
 
 class RedisUnavailable(RedisIntegrationError):
-    """
-    Redis could not be reached, did not answer in time, or refused the command.
+    """Redis could not be reached, did not answer in time, or refused the command.
 
     `kind` says what it means, `remedy` what to do about it; `lost` that a connection broke, which a new one may mend.
     """

@@ -1,5 +1,4 @@
-"""
-Runs a flow sync or async, so that policy and tiers are written once.
+"""Runs a flow sync or async, so that policy and tiers are written once.
 
 A flow is a generator: in a flow, read `yield` as `await`. It knows nothing of Redis and nothing of Django's models.
 """
@@ -30,8 +29,7 @@ class Call:
 
 
 def run(flow: Flow[T]) -> T:
-    """
-    The flow's result, sync. What a flow yields was answered already and is sent back, a `Call` is called.
+    """The flow's result, sync. What a flow yields was answered already and is sent back, a `Call` is called.
 
     The flow is closed whatever happens; it sees an interrupt as GeneratorExit.
     """

@@ -19,8 +19,7 @@ logger = logging.getLogger("redis_integration")
 
 
 def invalidate(*, keys: Iterable[str], alias: str = "default") -> None:
-    """
-    End the entries of these full keys, as `key_for` gives them. One round trip.
+    """End the entries of these full keys, as `key_for` gives them. One round trip.
 
     Inside `atomic()` that happens after the commit, and not at all after a rollback. While Redis is away it is repeated
     before this process believes Redis again. Raises ValueError for a key outside KEY_PREFIX, SynchronousOnlyOperation on
@@ -82,4 +81,4 @@ def _send(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
         yield from tiers.redis.delete(keys)
     except RedisUnavailable as failure:
         logger.debug("redis_integration.invalidation_pending %s: %s", ", ".join(keys), failure)
-        yield from tiers.fallback.delete(keys)
+        yield from tiers.by_name("fallback").delete(keys)

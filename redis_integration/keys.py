@@ -1,5 +1,4 @@
-"""
-A call or a request → the key of its entry. Calls that may differ never share a key, save where `key=` says they do.
+"""A call or a request → the key of its entry. Calls that may differ never share a key, save where `key=` says they do.
 It never hashes what a person could read, unless the key would be longer than 200 bytes.
 """
 
@@ -53,8 +52,7 @@ def full_key(prefix: str, rest: str) -> str:
 
 
 def namespace_of(function: Callable[..., Any]) -> str:
-    """
-    Module and qualified name of a function, or of the class behind `as_view()`.
+    """Module and qualified name of a function, or of the class behind `as_view()`.
     Raises TypeError for what has no name of its own: a lambda, a partial, a closure (of which a factory makes many).
     """
     named = getattr(function, "view_class", function)
@@ -80,8 +78,7 @@ def view_key(
 
 
 class KeyMaker:
-    """
-    The part after the prefix for the calls of one function; built when the function is decorated.
+    """The part after the prefix for the calls of one function; built when the function is decorated.
 
     `key="price:{pk}"` names parameters, their attributes and items, and renders values by str(): 7 and "7" share a
     key. Without `key` the text of each argument shows its type, and f(1), f("1"), f(True), f(1.0) do not.
@@ -110,8 +107,7 @@ class KeyMaker:
             self._pattern, self._fields = self._parse(key)
 
     def parts(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """
-        What stands behind the prefix in the key of this call.
+        """What stands behind the prefix in the key of this call.
 
         Raises UncacheableCall, and TypeError for a call that does not fit the function.
         """

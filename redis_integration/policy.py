@@ -34,8 +34,7 @@ class Action(NamedTuple):
 
 
 def decide(reading: Reading) -> Action:
-    """
-    The next action of a call.
+    """The next action of a call.
 
     | Redis | copy found | answer | written to |
     |---|---|---|---|

@@ -1,5 +1,4 @@
-"""
-HttpResponse ↔ payload, and why a response may not be stored.
+"""HttpResponse ↔ payload, and why a response may not be stored.
 It looks at what a view has touched without touching it: no session is loaded, no user fetched, no nonce made.
 """
 
@@ -40,8 +39,7 @@ class ResponseCodec:
         return json.dumps(head, separators=(",", ":"), default=str).encode() + b"\n" + value.content
 
     def decode(self, payload: bytes, /) -> HttpResponse:
-        """
-        A new plain HttpResponse with exactly the stored headers.
+        """A new plain HttpResponse with exactly the stored headers.
 
         Raises UnreadableEntry, and nothing else, whatever the bytes.
         """
@@ -76,8 +74,7 @@ def why_bypassed(request: HttpRequest) -> str | None:
 def why_not_stored(
     request: HttpRequest, response: HttpResponseBase, *, key_headers: frozenset[str] = frozenset()
 ) -> str | None:
-    """
-    Why this answer to this request may not be given to others, in a few words, or None.
+    """Why this answer to this request may not be given to others, in a few words, or None.
 
     `key_headers`: the request headers whose value is in the key, which `Vary` may therefore name.
     """

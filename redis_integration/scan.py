@@ -1,5 +1,4 @@
-"""
-Walks the keys of one Redis with SCAN, never KEYS: finds, counts and deletes them.
+"""Walks the keys of one Redis with SCAN, never KEYS: finds, counts and deletes them.
 
 It reads no value, prints nothing, and never holds a connection from one page to the next.
 """
@@ -67,8 +66,7 @@ class Search:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """
-    How far a walk has come, true at every moment, so that an interrupted one can still say what it did.
+    """How far a walk has come, true at every moment, so that an interrupted one can still say what it did.
 
     `total` is DBSIZE when the walk began. `walked` is an estimate, COUNT times calls: Redis does not tell how many keys it
     compared with the pattern. `in_doubt` keys were sent in an UNLINK whose reply was not read.
@@ -83,8 +81,7 @@ class Tally:
 
 
 def find(alias: str, search: Search, tally: Tally) -> Iterator[Found]:
-    """
-    The matching keys, each once, in no order.
+    """The matching keys, each once, in no order.
 
     After REMEMBERED_KEYS keys a repetition is no longer noticed, and `tally.forgot` says so. Two round trips for each
     page with a match, one for others. Raises RedisUnavailable.
@@ -96,8 +93,7 @@ def find(alias: str, search: Search, tally: Tally) -> Iterator[Found]:
 
 
 def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
-    """
-    Unlinks the matching keys, and yields after each batch how many Redis says were there.
+    """Unlinks the matching keys, and yields after each batch how many Redis says were there.
 
     Nothing happens until it is iterated. There is no undo and no transaction: what was removed before an error stays
     removed. Raises RedisUnavailable.
@@ -109,8 +105,7 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
 
 
 def walk(alias: str, search: Search) -> Iterator[tuple[list[bytes], bool]]:
-    """
-    The pages of SCAN as they come, and of each whether it is the last.
+    """The pages of SCAN as they come, and of each whether it is the last.
 
     A key may come twice; a page may be empty, or longer than COUNT.
     A key that exists from the first page to the last is among them. Raises RedisUnavailable.
@@ -136,8 +131,7 @@ def is_everything(pattern: str, prefix: str) -> bool:
 
 
 def escape_for_print(key: bytes | str, encoding: str | None = "utf-8") -> str:
-    """
-    The key as one line of printable text in `encoding`; no two keys give the same.
+    """The key as one line of printable text in `encoding`; no two keys give the same.
 
     Bytes that are not printable UTF-8 (control characters, line ends, directional marks) become \\xNN; a backslash is
     doubled.

@@ -7,7 +7,7 @@ from redis import exceptions as errors
 
 from redis_integration.exceptions import Kind
 from redis_integration.pools import translate
-from redis_integration.pools.failures import ROWS, find_row
+from redis_integration.pools.failures import ROWS
 
 # Mistakes in a call of ours or of a plain client's user: no failure of Redis, so they are seen.
 MISTAKES = {
@@ -71,9 +71,9 @@ def test_other_errors_are_not_taken_for_failures_of_redis():
 
 def test_only_lost_connections_are_worth_a_new_one():
     """A timeout or a refusal is not tried again within a call."""
-    assert find_row(errors.ConnectionError("Connection closed by server.")).lost
-    assert not find_row(errors.TimeoutError("Timeout reading from socket")).lost
-    assert not find_row(errors.AuthenticationError("invalid username-password pair")).lost
+    assert translate(errors.ConnectionError("Connection closed by server.")).lost
+    assert not translate(errors.TimeoutError("Timeout reading from socket")).lost
+    assert not translate(errors.AuthenticationError("invalid username-password pair")).lost
 
 
 def classes(row):

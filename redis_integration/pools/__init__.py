@@ -1,5 +1,4 @@
-"""
-Pools by alias, plain clients on them, and `exchange`, by which the tiers speak to Redis.
+"""Pools by alias, plain clients on them, and `exchange`, by which the tiers speak to Redis.
 
 The only builder of redis clients, and the only place where redis-py's errors become ours. What to do about a failure
 is the policy's business.
@@ -22,7 +21,6 @@ from django.dispatch import receiver
 
 from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.pools.asynchronous import AsyncPool
-from redis_integration.pools.failures import find_row
 from redis_integration.pools.failures import translate as translate
 from redis_integration.pools.slots import Trial
 from redis_integration.pools.sync import Pool
@@ -59,8 +57,7 @@ def _open(alias: str, pool_class: type[_P], pools: dict[RedisSettings, _P], by_a
 
 
 def get_redis(alias: str = "default") -> redis.Redis:
-    """
-    A plain redis-py client on the pool of this alias; it may be kept and shared between threads.
+    """A plain redis-py client on the pool of this alias; it may be kept and shared between threads.
 
     Its commands raise redis-py's own errors and are never sent twice; connecting is tried again RETRIES times.
     """
@@ -84,8 +81,7 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 
 def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True) -> Exchange:
-    """
-    The replies to these commands, and the life of the server that gave them. One round trip.
+    """The replies to these commands, and the life of the server that gave them. One round trip.
 
     Server errors among the replies are values. With `idempotent`, a lost connection is replaced and the commands are
     sent again, at most RETRIES times. Raises RedisUnavailable.
@@ -116,8 +112,8 @@ async def aexchange(alias: str, commands: Sequence[Command], *, idempotent: bool
 
 def _forget_lost(error: Exception, pool: Pool | AsyncPool) -> None:
     # What was idle beside a connection that broke is broken too: without this, fifty calls would each find one.
-    row = find_row(error)
-    if row is not None and row.lost:
+    failure = translate(error)
+    if failure is not None and failure.lost:
         pool.drop_idle()
 
 

@@ -21,8 +21,7 @@ _inherited: list[object] = []
 
 
 class AsyncPool(Lender, redis.asyncio.ConnectionPool):
-    """
-    The connections of each event loop of this process for one settings object.
+    """The connections of each event loop of this process for one settings object.
 
     See the sync `Pool`. It can be made anywhere and used from every loop.
     """
@@ -128,23 +127,16 @@ class AsyncPool(Lender, redis.asyncio.ConnectionPool):
             try:
                 connection = await self.take()
                 connection.forget_packed()
-                if await self._is_stale(connection):
-                    if not connection.healthy_until:
-                        raise redis.ConnectionError("A new connection was closed, or sent what nobody asked for")
-                    continue
-                connection.lent_to = 1
-                return connection
+                # A plain client's command may not be sent twice: a closed connection is found out before it is sent.
+                with contextlib.suppress(redis.RedisError, OSError):
+                    if not await connection.can_read():
+                        connection.lent_to = 1
+                        return connection
+                self.drop(connection)
+                if not connection.healthy_until:
+                    raise redis.ConnectionError("A new connection was closed, or sent what nobody asked for")
             except Exception as error:
                 await asyncio.sleep(trial.pause_after(error))
-
-    async def _is_stale(self, connection: Any) -> bool:
-        try:
-            stale: bool = await connection.can_read()
-        except (redis.RedisError, OSError):
-            stale = True
-        if stale:
-            self.drop(connection)
-        return stale
 
     async def release(self, connection: Any) -> None:
         if connection.lent_to:

@@ -1,5 +1,4 @@
-"""
-Redis connections that know whether their exchange is finished, and that carry a deadline.
+"""Redis connections that know whether their exchange is finished, and that carry a deadline.
 
 redis-py's own connections return to a pool after an interrupt with a reply still to come, and the next command reads it;
 these do not. Nothing here decides what a failure means.
@@ -26,8 +25,7 @@ UNSET_LIFE: Final = bytes(8)
 
 
 class DeadlineSocket:
-    """
-    A socket whose every send and receive ends at `deadline` (monotonic seconds).
+    """A socket whose every send and receive ends at `deadline` (monotonic seconds).
 
     A plain timeout is renewed by each byte that arrives: a reply that drips made 0.25 s into 2.4 s.
     """
@@ -72,8 +70,7 @@ class DeadlineSocket:
 
 
 class _CountingPacker(PythonRespSerializer):
-    """
-    redis-py's Python packer, which also counts the commands it packed.
+    """redis-py's Python packer, which also counts the commands it packed.
 
     The packer of hiredis 3.5 crashes the interpreter when a signal handler raises while it converts a number.
     """
@@ -86,8 +83,7 @@ class _CountingPacker(PythonRespSerializer):
 
 
 class _Exchanging:
-    """
-    What sync and async connections share: `owed` replies, a deadline, and the pool they belong to.
+    """What sync and async connections share: `owed` replies, a deadline, and the pool they belong to.
 
     `owed` grows before the first byte of a command is sent and shrinks after its reply was read, so that an exception at
     any point in between leaves it above 0. A pool takes back a connection only where it is 0.

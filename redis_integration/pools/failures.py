@@ -1,5 +1,4 @@
-"""
-The one table that turns errors of redis-py and of the network into the kinds of this package, each with a remedy.
+"""The one table that turns errors of redis-py and of the network into the kinds of this package, each with a remedy.
 
 It decides nothing: what a kind means for a call is the policy's business.
 """
@@ -63,25 +62,16 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def find_row(error: BaseException) -> Row | None:
-    """The row of this error; None for a mistake in our own call (a `DataError`, say), which must be seen."""
-    text = str(error)
-    for row in ROWS:
-        if isinstance(error, row.error) and text.startswith(row.begins):
-            return row
-    return None
-
-
 def translate(error: BaseException, address: str = "") -> RedisUnavailable | None:
-    """
-    The RedisUnavailable that says what this error means and what to do; None where it is no failure of Redis.
+    """The RedisUnavailable that says what this error means and what to do; None for a mistake in our own call, which must be seen.
 
     `address` is where the server should be, without credentials. Texts of redis-py never contain a password; those of
     its pipelines contain the command, so only tiers and commands of this package may pass theirs on.
     """
-    row = find_row(error)
+    text = str(error)
+    row = next((row for row in ROWS if isinstance(error, row.error) and text.startswith(row.begins)), None)
     if row is None:
         return None
     where = f" at {address}" if address else ""
-    reason = f"Redis{where}: {str(error).rstrip('.') or type(error).__name__}."
+    reason = f"Redis{where}: {text.rstrip('.') or type(error).__name__}."
     return RedisUnavailable(reason, kind=row.kind, remedy=row.remedy, lost=row.lost)

@@ -29,8 +29,7 @@ PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class Slots:
-    """
-    The idle connections of one pool, and weak references to all living ones.
+    """The idle connections of one pool, and weak references to all living ones.
 
     A connection that an interrupt tears from its user frees its slot by dying; nobody has to notice. Each change is one
     operation that Python does not interrupt.

@@ -16,8 +16,7 @@ from redis_integration.pools.slots import PING, WAIT_SLICE, Lender, Slots, Trial
 
 
 class Pool(Lender, redis.ConnectionPool):
-    """
-    The connections of this process for one settings object; safe under threads, interrupts and fork.
+    """The connections of this process for one settings object; safe under threads, interrupts and fork.
 
     Never more than MAX_CONNECTIONS live; a caller waits at most POOL_TIMEOUT for one; the one used last is used next.
     """
@@ -42,8 +41,7 @@ class Pool(Lender, redis.ConnectionPool):
                 connection.disconnect()
 
     def take(self) -> Any:
-        """
-        A connected connection that owes no reply. No round trip, but for a new or a long idle one.
+        """A connected connection that owes no reply. No round trip, but for a new or a long idle one.
 
         Raises redis-py's errors, MaxConnectionsError where all stayed in use.
         """
@@ -107,24 +105,16 @@ class Pool(Lender, redis.ConnectionPool):
             try:
                 connection = self.take()
                 connection.forget_packed()
-                if self._is_stale(connection):
-                    if not connection.healthy_until:
-                        raise redis.ConnectionError("A new connection was closed, or sent what nobody asked for")
-                    continue
-                connection.lent_to = threading.get_ident()
-                return connection
+                # A plain client's command may not be sent twice: a closed connection is found out before it is sent.
+                with contextlib.suppress(redis.RedisError, OSError):
+                    if not connection.can_read():
+                        connection.lent_to = threading.get_ident()
+                        return connection
+                self.drop(connection)
+                if not connection.healthy_until:
+                    raise redis.ConnectionError("A new connection was closed, or sent what nobody asked for")
             except Exception as error:
                 time.sleep(trial.pause_after(error))
-
-    def _is_stale(self, connection: Any) -> bool:
-        """A plain client's command may not be sent twice, so a closed connection is found out before it is sent."""
-        try:
-            stale: bool = connection.can_read()
-        except (redis.RedisError, OSError):
-            stale = True
-        if stale:
-            self.drop(connection)
-        return stale
 
     def release(self, connection: Any) -> None:
         # A pipeline whose reset was interrupted releases once more when it dies, when another may have the connection.

@@ -10,16 +10,11 @@ from redis_integration.flow import Flow
 
 
 class Tier(Protocol):
-    """Three flows, so that one class serves sync and async code. Keys and entries in and out."""
+    """Three flows, so that one class serves sync and async code. A miss is None; each raises what its tier raises.
 
-    def read(self, key: str) -> Flow[Entry | None]:
-        """The entry, or None for a miss. Raises what its tier raises."""
-        ...
+    `write` keeps the entry for as long as it is fresh, and says whether it did; nothing of ours is kept for ever.
+    """
 
-    def write(self, key: str, entry: Entry) -> Flow[bool]:
-        """Store the entry for as long as it is fresh, and say whether it is; nothing of ours is kept for ever."""
-        ...
-
-    def delete(self, keys: Sequence[str]) -> Flow[None]:
-        """End the entries of these keys."""
-        ...
+    def read(self, key: str) -> Flow[Entry | None]: ...
+    def write(self, key: str, entry: Entry) -> Flow[bool]: ...
+    def delete(self, keys: Sequence[str]) -> Flow[None]: ...

@@ -25,8 +25,7 @@ BATCH = 500
 
 
 class FallbackTier:
-    """
-    Rows of FallbackEntry in the database DATABASE. At most 2 queries each; clocks are the database's.
+    """Rows of FallbackEntry in the database DATABASE. At most 2 queries each; clocks are the database's.
 
     A row is fresh for FALLBACK_TTL at most, whatever the entry's ttl: an invalidation by a process that can still reach Redis
     does not reach the row.

@@ -30,8 +30,7 @@ _tiers: dict[tuple[str, bool], RedisTier] = {}
 
 
 class RedisTier:
-    """
-    Entries in Redis. Every operation is one round trip and raises RedisUnavailable.
+    """Entries in Redis. Every operation is one round trip and raises RedisUnavailable.
 
     `state` comes first: it is where an open breaker is tried again. A server that refuses our writes is not believed.
     """
