@@ -194,6 +194,17 @@ def test_long_idle_connection_is_checked_before_use(live):
     assert get_redis().info("commandstats")["cmdstat_ping"]["calls"] == pings + 1
 
 
+@pytest.mark.parametrize("options", [{"HEALTH_CHECK_INTERVAL": 0}])
+def test_health_checks_can_be_switched_off(live):
+    """HEALTH_CHECK_INTERVAL 0 never asks."""
+    exchange("default", [("PING",)])
+    pings = get_redis().info("commandstats")["cmdstat_ping"]["calls"]
+
+    exchange("default", [("ECHO", "x")])
+
+    assert get_redis().info("commandstats")["cmdstat_ping"]["calls"] == pings
+
+
 def test_new_connection_costs_no_more_than_its_handshake(live):
     """redis-py's four further exchanges for each new connection are not made."""
     stats = redis.Redis.from_url(live.url).info("commandstats")

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -82,7 +83,7 @@ class Lender:
         """Make it available, if it is whole and this pool's; else close it."""
         slots = self.current()
         if slots is not None and slots is connection.home and connection.is_clean():
-            connection.healthy_until = monotonic() + self.settings.health_check_interval
+            connection.healthy_until = monotonic() + (self.settings.health_check_interval or inf)
             slots.give(connection)
         else:
             self.drop(connection)
