@@ -7,7 +7,7 @@ import pytest
 from redis_integration.policy import Action, Reading, Redis, decide
 
 # The table in the docstring of decide(), row by row.
-ROWS = [line.strip("| ").split(" | ") for line in re.findall(r"^ +\|(.+)\|$", decide.__doc__ or "", re.MULTILINE)[2:]]
+ROWS = [line.strip("| ").split(" | ") for line in re.findall(r"^ *\|(.+)\|$", decide.__doc__ or "", re.MULTILINE)[2:]]
 
 
 def follow(redis, found):
