@@ -70,3 +70,16 @@ def test_the_package_stays_small():
 
     assert sum(lines.values()) < 3500
     assert {name: count for name, count in lines.items() if count > 300} == {}
+
+
+def test_the_fakeredis_example_of_the_testing_page_passes():
+    """The page's own test, run as it stands there."""
+    page = (ROOT / "docs" / "testing.md").read_text()
+    block = next(
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "import fakeredis" in block
+    )
+    namespace = {}
+
+    exec(block, namespace)
+
+    namespace["test_visits_are_counted"]()
