@@ -71,7 +71,7 @@ def views(url: str) -> Mapping[str, Subject]:
         return HttpResponse(HTML)
 
     decorated: dict[str, Any] = {
-        "@cache_aside_view": cache_aside_view(ttl=600)(page),
+        "@cache_aside_view": cache_aside_view(ttl=600, namespace="page")(page),
         "cache_page, Django's RedisCache": cache_page(600)(page),
         "cache_page, django-redis": cache_page(600, cache="django_redis")(page),
     }
