@@ -61,10 +61,7 @@ class Tiers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caching:
-    """How the results of one origin are cached.
-
-    `compute` of a flow below is called without arguments and gives an Outcome, or an awaitable of one.
-    """
+    """How the results of one origin are cached. Below, `compute()` gives an Outcome, or an awaitable of one."""
 
     name: str
     ttl: float  # seconds

@@ -59,9 +59,7 @@ def namespace_of(function: Callable[..., Any]) -> str:
     name = getattr(named, "__qualname__", "<lambda>")
     is_closure = "<locals>" in name and getattr(named, "__closure__", None)
     if is_closure or name.endswith("<lambda>") or isinstance(named, partial):
-        raise TypeError(
-            f"{function!r} is a lambda, a partial or a closure, with no name that tells it from others. Pass key= or namespace=."
-        )
+        raise TypeError(f"{function!r} (lambda, partial or closure) has no name of its own. Pass key= or namespace=.")
     return escape(f"{named.__module__}.{name}")
 
 

@@ -95,8 +95,7 @@ def find(alias: str, search: Search, tally: Tally) -> Iterator[Found]:
 def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
     """Unlinks the matching keys, and yields after each batch how many Redis says were there.
 
-    Nothing happens until it is iterated. There is no undo and no transaction: what was removed before an error stays
-    removed. Raises RedisUnavailable.
+    Nothing happens until it is iterated. What was removed before an error stays removed. Raises RedisUnavailable.
     """
     for keys in _batches(alias, search, tally, once=False):
         before = tally.keys

@@ -1,7 +1,6 @@
 """Pools by alias, plain clients on them, and `exchange`, by which the tiers speak to Redis.
 
-The only builder of redis clients, and the only place where redis-py's errors become ours. What to do about a failure
-is the policy's business.
+The only builder of redis clients, and the only place where redis-py's errors become ours. It decides no policy.
 """
 
 from __future__ import annotations
