@@ -19,7 +19,6 @@ from redis_integration.flow import Call, Flow
 
 logger = logging.getLogger("redis_integration")
 
-
 # Keys in one DELETE: below every database's limit of parameters.
 BATCH = 500
 
@@ -30,8 +29,6 @@ class FallbackTier:
     A row is fresh for FALLBACK_TTL at most, whatever the entry's ttl: an invalidation by a process that can still reach Redis
     does not reach the row.
     """
-
-    name = "fallback"
 
     def __init__(self, settings: RedisSettings, *, seconds_open: Callable[[], float]) -> None:
         self.database = settings.database if settings.fallback else None
@@ -71,8 +68,10 @@ class FallbackTier:
 
     def delete(self, keys: Sequence[str]) -> Flow[None]:
         for start in range(0, len(keys), BATCH):
-            some = self._rows().filter(key__in=keys[start : start + BATCH])
-            yield from self._query(partial(some._raw_delete, self.database))
+            yield from self._query(partial(self._delete, keys[start : start + BATCH]))
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        self._rows().filter(key__in=keys)._raw_delete(self.database)
 
     def _rows(self) -> Any:
         # Models cannot be imported before the app registry is ready, and decorators are.
@@ -85,9 +84,8 @@ class FallbackTier:
             return None
         try:
             return (yield Call(partial(self._ask, self.database, query)))
-        except (
-            Exception
-        ) as error:  # not only DatabaseError: a driver's own, no such app or database, a test that forbids it
+        except Exception as error:
+            # Not only DatabaseError: a driver's own, no such app or database, a test that forbids it.
             logger.warning("redis_integration.fallback_failed %s: %s", type(error).__name__, error)
             return None
 

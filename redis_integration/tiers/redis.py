@@ -35,8 +35,6 @@ class RedisTier:
     `state` comes first: it is where an open breaker is tried again. A server that refuses our writes is not believed.
     """
 
-    name = "redis"
-
     def __init__(self, alias: str, exchange: Callable[..., Any]) -> None:
         settings = get_settings(alias)
         self.alias = alias

@@ -147,6 +147,19 @@ def test_error_that_is_no_database_error_is_a_miss(tier, caplog):
     assert "RuntimeError: no such app" in caplog.text
 
 
+def test_delete_without_the_app_is_a_line_in_the_log(tier, caplog):
+    """An invalidation in an outage raised where the app is not installed, since its rows were asked for too early."""
+
+    def no_app():
+        raise RuntimeError("no such app")
+
+    tier._rows = no_app
+
+    run(tier.delete(["a"]))
+
+    assert "RuntimeError: no such app" in caplog.text
+
+
 def test_many_keys_are_deleted_in_bounded_batches(tier, django_assert_num_queries):
     """More keys than a database takes in one statement left their rows in place."""
     run(tier.write("999", entry()))
