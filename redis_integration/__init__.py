@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from redis_integration.decorators import cache_aside, cache_aside_view
+from redis_integration.decorators import cache_aside
 from redis_integration.exceptions import RedisIntegrationError, RedisUnavailable, UncacheableCall
 from redis_integration.invalidation import ainvalidate, invalidate
+from redis_integration.model_tags import invalidates
 from redis_integration.pools import aclose_pools, aget_redis, close_pools, get_redis
+from redis_integration.views import cache_aside_view
 
 __all__ = [
     "RedisIntegrationError",
@@ -19,4 +21,5 @@ __all__ = [
     "close_pools",
     "get_redis",
     "invalidate",
+    "invalidates",
 ]

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
+from redis_integration.caching import every_caching
 from redis_integration.conf import (
     EXAMPLE_URL,
     RedisSettings,
     find_problems,
     get_aliases,
-    get_database,
+    get_databases,
     get_settings,
     read_settings,
 )
@@ -24,6 +25,7 @@ UNREADABLE = "redis_integration.E001"
 WRONG_TYPE = "redis_integration.E002"
 UNUSABLE = "redis_integration.E003"
 UNKNOWN_DATABASE = "redis_integration.E004"
+SHORT_LEASE = "redis_integration.E005"
 
 
 class Advice(NamedTuple):
@@ -34,9 +36,19 @@ class Advice(NamedTuple):
 
 
 def _is_deferred_sqlite(settings: RedisSettings) -> bool:
-    database = get_database(settings.database or "") or {}
+    database = get_databases().get(settings.database or "", {})
     mode = (database.get("OPTIONS") or {}).get("transaction_mode") or "DEFERRED"
     return database.get("ENGINE", "").endswith(("sqlite3", "spatialite")) and str(mode).upper() == "DEFERRED"
+
+
+def _is_never_filled(settings: RedisSettings) -> bool:
+    """Whether all of a request is in a transaction that reads a snapshot, so that nothing it computes may be stored."""
+    for database in get_databases().values():
+        level = str((database.get("OPTIONS") or {}).get("isolation_level") or "read committed")
+        is_strict = "sqlite" in database.get("ENGINE", "") or level.lower() not in ("read committed", "2")
+        if database.get("ATOMIC_REQUESTS") and is_strict:
+            return True
+    return False
 
 
 def _is_open(settings: RedisSettings) -> bool:
@@ -73,6 +85,13 @@ ADVICE = (
         lambda settings: settings.fallback_ttl > 60,
         "FALLBACK_TTL is above 60 s: in an outage, pages that invalidation could not reach stay old for as long.",
         "Use 10: it bounds how old an answer from the fallback tier can be.",
+    ),
+    Advice(
+        "redis_integration.W006",
+        _is_never_filled,
+        "ATOMIC_REQUESTS is on for a database whose transactions read a snapshot (SQLite, or an isolation level above READ "
+        "COMMITTED): nothing that a request computes is stored, since it may be older than an invalidation.",
+        "Switch ATOMIC_REQUESTS off there and use atomic() where data change, or use READ COMMITTED.",
     ),
 )
 DEPLOY_ADVICE = (
@@ -114,7 +133,14 @@ DEPLOY_ADVICE = (
     ),
 )
 # Each id once: silencing one must not silence another.
-IDS = (UNREADABLE, WRONG_TYPE, UNUSABLE, UNKNOWN_DATABASE, *(advice.id for advice in ADVICE + DEPLOY_ADVICE))
+IDS = (
+    UNREADABLE,
+    WRONG_TYPE,
+    UNUSABLE,
+    UNKNOWN_DATABASE,
+    SHORT_LEASE,
+    *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
+)
 
 
 def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
@@ -153,12 +179,28 @@ def _find_errors(alias: str) -> Iterator[CheckMessage]:
     for problem in problems:
         check_id = WRONG_TYPE if problem.is_wrong_type else UNUSABLE
         yield Error(problem.message, hint=problem.hint, obj=f"REDIS_INTEGRATION[{alias!r}]", id=check_id)
-    if not problems and settings.database is not None and get_database(settings.database) is None:
+    if not problems and settings.database is not None and settings.database not in get_databases():
         yield Error(
             f"DATABASE names {settings.database!r}, which is not in DATABASES.",
             hint="Name an alias of DATABASES, or set 'DATABASE': None and 'FALLBACK': None.",
             obj=f"REDIS_INTEGRATION[{alias!r}]",
             id=UNKNOWN_DATABASE,
+        )
+    if not problems:
+        yield from _find_short_leases(alias, settings)
+
+
+def _find_short_leases(alias: str, settings: RedisSettings) -> Iterator[CheckMessage]:
+    # Decorators read no setting, so this cannot be said when they are applied.
+    exchange = settings.pool_timeout + settings.connect_timeout + settings.command_timeout
+    cachings = [caching for caching in every_caching if caching.alias == alias and caching.lease_timeout <= exchange]
+    for caching in sorted(cachings, key=lambda caching: caching.name):
+        yield Error(
+            f"{caching.name} has a lease_timeout of {caching.lease_timeout:g} s, and one exchange with Redis may take "
+            f"{exchange:g} s: its lease could be over before it is known.",
+            hint="Raise lease_timeout, or lower POOL_TIMEOUT, CONNECT_TIMEOUT and COMMAND_TIMEOUT.",
+            obj=f"REDIS_INTEGRATION[{alias!r}]",
+            id=SHORT_LEASE,
         )
 
 

@@ -84,6 +84,8 @@ class RedisSettings:
     command_timeout: _Timeout = 0.25  # s, a deadline for the whole exchange, not for each piece of a reply
     retries: _CountOrZero = 1  # after the first try, of idempotent commands only
     health_check_interval: _Interval = 30.0  # s idle before a PING: below the minute after which firewalls forget
+    # Redis restores old keys after a restart, and a new primary may lack the last UNLINKs. False: its cache stays warm.
+    distrust_restarts: _Switch = True
     client_name: _Name = "redis_integration"  # what CLIENT LIST shows
     enabled: _Switch = True  # False: every call is its origin
     key_prefix: _Prefix = "app"  # never empty, or nobody could tell our keys from others
@@ -162,9 +164,9 @@ def read_settings(alias: str) -> RedisSettings:
     return RedisSettings(**values)
 
 
-def get_database(alias: str) -> dict[str, Any] | None:
-    """The options of a database in DATABASES, None where there is no such alias."""
-    return django_settings.DATABASES.get(alias)
+def get_databases() -> dict[str, dict[str, Any]]:
+    """DATABASES."""
+    return django_settings.DATABASES
 
 
 def find_problems(settings: RedisSettings) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""`cache_aside` for functions, `cache_aside_view` for views: the public face of the policy.
+"""`cache_aside` for functions and coroutine functions; for views see views.py.
 
 Two real functions, one sync and one async, are made at decoration time; what they do stands in cache_aside.py.
 """
@@ -6,30 +6,31 @@ Two real functions, one sync and one async, are made at decoration time; what th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from functools import partial, update_wrapper
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction
-from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponseBase
-from django.utils import timezone, translation
 
-from redis_integration.cache_aside import Answer, Caching, Outcome, aattempt, attempt
+from redis_integration.cache_aside import MISS, alook, find_answer, look
+from redis_integration.caching import Answer, Caching, aattempt, attempt
 from redis_integration.codecs import json_codec
-from redis_integration.conf import get_settings, get_view_variations
+from redis_integration.conf import get_settings
 from redis_integration.flow import arun, run
-from redis_integration.invalidation import ainvalidate, end_entries, invalidate
-from redis_integration.keys import KeyMaker, escape, full_key, namespace_of, view_key
-from redis_integration.responses import response_codec, why_bypassed, why_not_stored
+from redis_integration.invalidation import end_entries, expire_entries, refuse_event_loop
+from redis_integration.keys import KeyMaker, Names, full_key
+from redis_integration.tags import TagMaker
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 Seconds = float | timedelta
+# Templates over the arguments ("product:{pk}"), or a function of the arguments.
+Tags = Sequence[str] | Callable[..., Iterable[str]]
 MAX_TTL = 10 * 365 * 86_400  # seconds; Redis refuses what does not fit into its clock
-_FORM = "Decorate a view class as cache_aside_view(ttl=60)(MyView.as_view()), a method directly, with @cache_aside above it."
+# Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
+LEASE_TIMEOUT = 10.0
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -38,6 +39,7 @@ class CachedFunction(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str: ...
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def expire(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
@@ -47,15 +49,8 @@ class CachedCoroutine(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str: ...
     def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
+    def aexpire(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
     def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
-
-
-class CachedView(Protocol):
-    """A cached view."""
-
-    def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase: ...
-    def key_for(self, request: HttpRequest, *, path: str | None = None) -> str: ...
-    def invalidate(self, request: HttpRequest, *, path: str | None = None) -> None: ...
 
 
 class FunctionDecorator(Protocol):
@@ -66,72 +61,116 @@ class FunctionDecorator(Protocol):
 
 
 def cache_aside(
-    *misplaced: object, ttl: Seconds, key: str | None = None, namespace: str | None = None, alias: str = "default"
+    *misplaced: object,
+    ttl: Seconds,
+    key: str | None = None,
+    namespace: str | None = None,
+    tags: Tags = (),
+    lease_timeout: Seconds = LEASE_TIMEOUT,
+    alias: str = "default",
 ) -> FunctionDecorator:
     """A decorator that keeps the results of a function, or of a coroutine function, for `ttl` seconds.
 
     `key` is a template over the arguments ("price:{pk}"); without it, the key is `namespace` (default: module and
-    qualified name) and all arguments by name. One round trip for a hit, 2 for a miss. The decorated function has
-    `key_for`, `invalidate` and `refresh` (`ainvalidate` and `arefresh` for coroutine functions), each called with the
-    function's own arguments.
+    qualified name) and all arguments by name. `tags` are templates too, or a function of the arguments; see
+    `invalidate(tags=…)`. One caller computes while the others wait, for `lease_timeout` seconds at most; an origin that
+    takes longer is not stored.
+
+    One round trip for a hit, 3 for a miss; inside `atomic()` 2, and 1 after the commit. The decorated function has
+    `key_for`, `invalidate` (the entry is gone), `expire` (others get it until one has computed anew) and `refresh`
+    (computes now), for coroutine functions `ainvalidate`, `aexpire` and `arefresh`, each called with the function's own
+    arguments.
 
     Raises TypeError and ValueError at decoration for options without meaning, UncacheableCall for a call whose
-    arguments make no key, and what the function itself raises.
+    arguments make no key or no tag, and what the function itself raises.
     """
-    seconds = _seconds("cache_aside", ttl, misplaced)
+    durations = read_durations("cache_aside", ttl, lease_timeout, misplaced=misplaced)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        _refuse_uncacheable("cache_aside", function)
-        maker = KeyMaker(function, key=key, namespace=namespace)
-        caching = Caching(name=_name(function), ttl=seconds, codec=json_codec, alias=alias)
+        refuse_uncacheable("cache_aside", function)
+        key_maker = KeyMaker(function, key=key, namespace=namespace)
+        tag_maker = TagMaker(function, tags)
+        caching = Caching(name=name_of(function), codec=json_codec, alias=alias, **durations)
+
+        def names_for(args: Sequence[Any], kwargs: dict[str, Any]) -> Names:
+            prefix = get_settings(alias).key_prefix
+            return Names(full_key(prefix, key_maker.parts(args, kwargs)), tag_maker.names(prefix, args, kwargs))
 
         def key_for(*args: Any, **kwargs: Any) -> str:
-            return full_key(get_settings(alias).key_prefix, maker.parts(args, kwargs))
+            return full_key(get_settings(alias).key_prefix, key_maker.parts(args, kwargs))
 
         is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
-        return (_decorate_async if is_async else _decorate_sync)(function, key_for, caching)
+        decorated: Any = (_decorate_async if is_async else _decorate_sync)(function, names_for, caching)
+        decorated.key_for = key_for
+        return decorated
 
     return decorate
 
 
-def _decorate_sync(function: Callable[..., Any], key_for: Callable[..., str], caching: Caching) -> Any:
+def _decorate_sync(function: Callable[..., Any], names_for: Callable[..., Names], caching: Caching) -> Any:
+    alias = caching.alias
+
     def answer(args: Any, kwargs: Any, refresh: bool = False) -> Any:
-        if not get_settings(caching.alias).enabled:
+        if not get_settings(alias).enabled:
             return function(*args, **kwargs)
+        names, first = names_for(args, kwargs), None
+        if not refresh:
+            value, first = look(caching, names)
+            if value is not MISS:
+                return value
         compute = partial(attempt, partial(function, *args, **kwargs))
-        key = key_for(*args, **kwargs)
-        found = run(caching.answer(key, compute, is_async=False, refresh=refresh))
+        found = run(find_answer(caching, names, compute, is_async=False, refresh=refresh, first=first))
         if refresh and _left_old(found):
-            run(end_entries([key], caching.alias, is_async=False))
-        return _value(found)
+            run(end_entries([names.key], alias, is_async=False))
+        return value_of(found)
 
     def cached(*args: Any, **kwargs: Any) -> Any:
         return answer(args, kwargs)
 
+    def invalidate(*args: Any, **kwargs: Any) -> None:
+        refuse_event_loop("invalidate")
+        run(end_entries([names_for(args, kwargs).key], alias, is_async=False))
+
+    def expire(*args: Any, **kwargs: Any) -> None:
+        refuse_event_loop("expire")
+        run(expire_entries([names_for(args, kwargs).key], alias, is_async=False))
+
     decorated: Any = update_wrapper(cached, function)
-    decorated.key_for = key_for
-    decorated.invalidate = lambda *args, **kwargs: invalidate(keys=[key_for(*args, **kwargs)], alias=caching.alias)
+    decorated.invalidate = invalidate
+    decorated.expire = expire
     decorated.refresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
     return decorated
 
 
-def _decorate_async(function: Callable[..., Any], key_for: Callable[..., str], caching: Caching) -> Any:
+def _decorate_async(function: Callable[..., Any], names_for: Callable[..., Names], caching: Caching) -> Any:
+    alias = caching.alias
+
     async def answer(args: Any, kwargs: Any, refresh: bool = False) -> Any:
-        if not get_settings(caching.alias).enabled:
+        if not get_settings(alias).enabled:
             return await function(*args, **kwargs)
+        names, first = names_for(args, kwargs), None
+        if not refresh:
+            value, first = await alook(caching, names)
+            if value is not MISS:
+                return value
         compute = partial(aattempt, partial(function, *args, **kwargs))
-        key = key_for(*args, **kwargs)
-        found = await arun(caching.answer(key, compute, is_async=True, refresh=refresh))
+        found = await arun(find_answer(caching, names, compute, is_async=True, refresh=refresh, first=first))
         if refresh and _left_old(found):
-            await arun(end_entries([key], caching.alias, is_async=True))
-        return _value(found)
+            await arun(end_entries([names.key], alias, is_async=True))
+        return value_of(found)
 
     async def cached(*args: Any, **kwargs: Any) -> Any:
         return await answer(args, kwargs)
 
+    async def ainvalidate(*args: Any, **kwargs: Any) -> None:
+        await arun(end_entries([names_for(args, kwargs).key], alias, is_async=True))
+
+    async def aexpire(*args: Any, **kwargs: Any) -> None:
+        await arun(expire_entries([names_for(args, kwargs).key], alias, is_async=True))
+
     decorated: Any = update_wrapper(cached, function)
-    decorated.key_for = key_for
-    decorated.ainvalidate = lambda *args, **kwargs: ainvalidate(keys=[key_for(*args, **kwargs)], alias=caching.alias)
+    decorated.ainvalidate = ainvalidate
+    decorated.aexpire = aexpire
     decorated.arefresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
     return decorated
 
@@ -141,7 +180,8 @@ def _left_old(answer: Answer) -> bool:
     return not answer.outcome.error and answer.stored != "redis" and not answer.is_foreign
 
 
-def _value(answer: Answer) -> Any:
+def value_of(answer: Answer) -> Any:
+    """The value of this answer. Raises the origin's error where that is the answer."""
     if not answer.outcome.error:
         return answer.outcome.value
     error = answer.outcome.error.pop()
@@ -152,121 +192,43 @@ def _value(answer: Answer) -> Any:
         del error
 
 
-def cache_aside_view(
-    *misplaced: object, ttl: Seconds, namespace: str | None = None, alias: str = "default"
-) -> Callable[[Callable[..., HttpResponseBase]], CachedView]:
-    """A decorator that keeps what a view answers to GET for `ttl` seconds, where that is plainly safe.
-
-    The key holds scheme and host, path, the whole query, and language and time zone where Django uses them. What is not
-    stored, and why, stands in `responses.why_not_stored`. Each answer to GET and HEAD says in `Cache-Status` (RFC 9211)
-    where it came from. A class is decorated as `cache_aside_view(ttl=60)(MyView.as_view())`.
-
-    The decorated view has `key_for` and `invalidate`, which take a request of the same site, and `path` for another page.
-    Raises TypeError and ValueError at decoration for options without meaning, and for async views.
-    """
-    seconds = _seconds("cache_aside_view", ttl, misplaced)
-
-    def decorate(view: Callable[..., HttpResponseBase]) -> CachedView:
-        _refuse_uncacheable("cache_aside_view", view)
-        if iscoroutinefunction(view):
-            raise TypeError(
-                f"{_name(view)} is an async view, which cache_aside_view does not cache yet. "
-                "Decorate the coroutine functions it awaits with @cache_aside."
-            )
-        caching = Caching(name=_name(view), ttl=seconds, codec=response_codec, alias=alias)
-        return _decorate_view(view, namespace_of(view) if namespace is None else escape(namespace), caching)
-
-    return decorate
-
-
-def _decorate_view(view: Callable[..., HttpResponseBase], namespace: str, caching: Caching) -> CachedView:
-    alias = caching.alias
-
-    def key_for(request: HttpRequest, *, path: str | None = None) -> str:
-        return full_key(get_settings(alias).key_prefix, _view_parts(request, namespace, path))
-
-    def cached(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not isinstance(request, HttpRequest):
-            raise TypeError(f"{caching.name} was not called with a request first. {_FORM}")
-        call_view = partial(view, request, *args, **kwargs)
-        if not get_settings(alias).enabled or why_bypassed(request):
-            return call_view()
-        try:
-            key = key_for(request)
-        except DisallowedHost:
-            # Django answers this request with 400 wherever it needs the host; here it is only not cached.
-            return call_view()
-        answer = run(caching.answer(key, partial(_attempt_view, call_view, request), is_async=False))
-        status = _cache_status(answer)
-        response: HttpResponseBase = _value(answer)
-        if isinstance(response, HttpResponseBase):  # else Django says it better
-            response.headers["Cache-Status"] = status
-        return response
-
-    decorated: Any = update_wrapper(cached, view)
-    decorated.key_for = key_for
-    decorated.invalidate = lambda request, *, path=None: invalidate(keys=[key_for(request, path=path)], alias=alias)
-    return cast(CachedView, decorated)
-
-
-def _attempt_view(call_view: Callable[[], HttpResponseBase], request: HttpRequest) -> Outcome:
-    outcome = attempt(call_view)
-    if outcome.error:
-        return outcome
-    covered = frozenset({"accept-language"} if get_view_variations()[0] else ())
-    return outcome._replace(why_not_stored=why_not_stored(request, outcome.value, key_headers=covered))
-
-
-def _view_parts(request: HttpRequest, namespace: str, path: str | None) -> str:
-    query = request.META.get("QUERY_STRING", "")
-    if path is not None:
-        path, _, query = path.partition("?")
-    by_language, by_time_zone = get_view_variations()
-    return view_key(
-        namespace=namespace,
-        scheme=request.scheme or "http",
-        host=request.get_host(),
-        path=request.path if path is None else path,
-        query=query,
-        language=translation.get_language() if by_language else None,
-        time_zone=timezone.get_current_timezone_name() if by_time_zone else None,
-    )
-
-
-def _cache_status(answer: Answer) -> str:
-    if answer.source != "origin":
-        return f"redis_integration; hit; detail={answer.source}"
-    if answer.stored:
-        return f"redis_integration; fwd=miss; stored; detail={answer.stored}"
-    why = (answer.outcome.why_not_stored or "").replace('"', "'")
-    return "redis_integration; fwd=miss" + (f'; detail="{why}"' if why else "")
-
-
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
+    """Module and qualified name, for humans."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def _refuse_uncacheable(name: str, function: Any) -> None:
+def refuse_uncacheable(decorator: str, function: Any) -> None:
+    """Raise TypeError for what is no plain function, with the way to write it."""
     if getattr(function, "__module__", "") == "django.utils.decorators":
-        raise TypeError(f"method_decorator hides what {name} decorates. {_FORM}")
+        raise TypeError(
+            f"method_decorator hides what {decorator} decorates. Decorate a view class as "
+            "cache_aside_view(ttl=60)(MyView.as_view()), a method directly, with @cache_aside above it."
+        )
     if isinstance(function, (classmethod, staticmethod, property, type)) or not callable(function):
         raise TypeError(
-            f"{name} decorates functions, and this is a {type(function).__name__}. Put @{name}(…) below every other "
-            "decorator that makes it something else."
+            f"{decorator} decorates functions, and this is a {type(function).__name__}. Put @{decorator}(…) below every "
+            "other decorator that makes it something else."
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{_name(function)} is a generator, which can be read only once. Return a list.")
+        raise TypeError(f"{name_of(function)} is a generator, which can be read only once. Return a list.")
 
 
-def _seconds(name: str, ttl: Seconds, misplaced: tuple[object, ...]) -> float:
+def read_durations(
+    decorator: str, ttl: Seconds, lease_timeout: Seconds, *, misplaced: tuple[object, ...]
+) -> dict[str, float]:
+    """`ttl` and `lease_timeout` in seconds. Raises TypeError and ValueError."""
     if misplaced:
-        raise TypeError(f"{name} takes options by name only. Write @{name}(ttl=60).")
-    if isinstance(ttl, timedelta):
-        ttl = ttl.total_seconds()
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
-        raise TypeError(f"ttl is {ttl!r}. Give seconds as a number, or a timedelta.")
-    if not 0 < ttl <= MAX_TTL:
+        raise TypeError(f"{decorator} takes options by name only. Write @{decorator}(ttl=60).")
+    return {"ttl": _seconds("ttl", ttl), "lease_timeout": _seconds("lease_timeout", lease_timeout)}
+
+
+def _seconds(option: str, duration: Seconds) -> float:
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    if isinstance(duration, bool) or not isinstance(duration, (int, float)):
+        raise TypeError(f"{option} is {duration!r}. Give seconds as a number, or a timedelta.")
+    if not 0 < duration <= MAX_TTL:
         raise ValueError(
-            f"ttl is {ttl!r}. Give more than 0 seconds, at most ten years; to end an entry, call invalidate()."
+            f"{option} is {duration!r}. Give more than 0 seconds, at most ten years; to end an entry, call invalidate()."
         )
-    return float(ttl)
+    return float(duration)

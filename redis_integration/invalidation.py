@@ -4,81 +4,109 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from django.core.exceptions import SynchronousOnlyOperation
 
-from redis_integration.cache_aside import Tiers
+from redis_integration import flights
+from redis_integration.caching import Tiers
 from redis_integration.conf import get_settings
 from redis_integration.exceptions import RedisUnavailable
 from redis_integration.flow import Call, Flow, arun, run
-from redis_integration.transactions import open_connections
+from redis_integration.tags import tag_key
+from redis_integration.transactions import send_on_commit
 
 logger = logging.getLogger("redis_integration")
 
+Step = Callable[[Sequence[str], Tiers], Flow[None]]
 
-def invalidate(*, keys: Iterable[str], alias: str = "default") -> None:
-    """End the entries of these full keys, as `key_for` gives them. One round trip.
+
+def invalidate(*, keys: Iterable[str] = (), tags: Iterable[str] = (), alias: str = "default") -> None:
+    """End the entries of these full keys, as `key_for` gives them, and all entries with one of these tags. One round trip.
 
     Inside `atomic()` that happens after the commit, and not at all after a rollback. While Redis is away it is repeated
     before this process believes Redis again. Raises ValueError for a key outside KEY_PREFIX, SynchronousOnlyOperation on
     a running event loop.
     """
+    refuse_event_loop("invalidate")
+    run(end_entries(_names(keys, tags, alias), alias, is_async=False))
+
+
+async def ainvalidate(*, keys: Iterable[str] = (), tags: Iterable[str] = (), alias: str = "default") -> None:
+    """See `invalidate`."""
+    await arun(end_entries(_names(keys, tags, alias), alias, is_async=True))
+
+
+def refuse_event_loop(name: str) -> None:
+    """Raise SynchronousOnlyOperation where an event loop is running in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        run(end_entries(_checked(keys, alias), alias, is_async=False))
-    else:
-        raise SynchronousOnlyOperation("invalidate() was called on a running event loop. Use `await ainvalidate(...)`.")
+        return
+    raise SynchronousOnlyOperation(f"{name}() was called on a running event loop. Use `await a{name}(...)`.")
 
 
-async def ainvalidate(*, keys: Iterable[str], alias: str = "default") -> None:
-    """See `invalidate`."""
-    await arun(end_entries(_checked(keys, alias), alias, is_async=True))
-
-
-def _checked(keys: Iterable[str], alias: str) -> list[str]:
-    if isinstance(keys, str):
-        raise TypeError(f"invalidate(keys={keys!r}) got a string. Give a list: keys=[{keys!r}].")
-    prefix, checked = f"{get_settings(alias).key_prefix}:", list(keys)
-    for key in checked:
-        if not key.startswith(prefix) or not key.isascii():
+def _names(keys: Iterable[str], tags: Iterable[str], alias: str) -> list[str]:
+    for option, given in {"keys": keys, "tags": tags}.items():
+        if isinstance(given, str):
+            raise TypeError(f"invalidate({option}={given!r}) got a string. Give a list: {option}=[{given!r}].")
+    prefix = get_settings(alias).key_prefix
+    names = list(keys)
+    for key in names:
+        if not key.startswith(f"{prefix}:") or not key.isascii():
             raise ValueError(
-                f"{key!r} is no key of this alias: keys are ASCII and begin with {prefix!r}. Use what key_for() gives."
+                f"{key!r} is no key of this alias: keys are ASCII and begin with {prefix + ':'!r}. "
+                "Use what key_for() gives."
             )
-    return checked
+    return [*names, *(tag_key(prefix, tag) for tag in tags)]
 
 
-def end_entries(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
-    """See `invalidate`; the keys are not checked."""
-    if not keys or not get_settings(alias).enabled:
+def end_entries(names: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
+    """See `invalidate`; the names are not checked."""
+    return _after_commit(_end, names, alias, is_async=is_async)
+
+
+def expire_entries(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
+    """Make the entries of these full keys stale: one caller computes anew, the others get the stale copy meanwhile."""
+    return _after_commit(_expire, keys, alias, is_async=is_async)
+
+
+def _after_commit(step: Step, names: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
+    if not names or not get_settings(alias).enabled:
         return
     try:
-        waits = yield Call(partial(_send_on_commit, keys, alias))
+        send = partial(_run_sync, step, names, alias)
+        waits = yield Call(partial(send_on_commit, names, send))
     except Exception as error:
         # Nobody can say whether there is a commit to wait for: to send is safe.
         logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
         waits = False
     except BaseException:  # cancelled or interrupted
-        Tiers(alias, is_async=is_async).redis.remember(keys)
+        Tiers(alias, is_async=is_async).redis.remember(names)
         raise
     if not waits:
-        yield from _send(keys, alias, is_async=is_async)
+        yield from step(names, Tiers(alias, is_async=is_async))
 
 
-def _send_on_commit(keys: Sequence[str], alias: str) -> bool:
-    """Whether there is a commit to wait for. Each open connection's commit sends: too often is safe."""
-    blocks = open_connections()
-    for connection in blocks:
-        connection.on_commit(lambda: run(_send(keys, alias, is_async=False)), robust=True)
-    return bool(blocks)
+def _run_sync(step: Step, names: Sequence[str], alias: str) -> None:
+    run(step(names, Tiers(alias, is_async=False)))
 
 
-def _send(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
-    tiers = Tiers(alias, is_async=is_async)
+def _end(names: Sequence[str], tiers: Tiers) -> Flow[None]:
+    flights.end(names)
     try:
-        yield from tiers.redis.delete(keys)
+        yield from tiers.redis.delete(names)
     except RedisUnavailable as failure:
-        logger.debug("redis_integration.invalidation_pending %s: %s", ", ".join(keys), failure)
-        yield from tiers.by_name("fallback").delete(keys)
+        logger.debug("redis_integration.invalidation_pending %s: %s", ", ".join(names), failure)
+        yield from tiers.fallback.delete(names)
+
+
+def _expire(keys: Sequence[str], tiers: Tiers) -> Flow[None]:
+    flights.end(keys)
+    for key in keys:
+        try:
+            yield from tiers.redis.expire(key)
+        except RedisUnavailable as failure:
+            logger.debug("redis_integration.invalidation_pending %s: %s", key, failure)
+            yield from tiers.fallback.delete([key])

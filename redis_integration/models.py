@@ -35,3 +35,18 @@ class FallbackEntry(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class FallbackTag(models.Model):
+    """That the entry of this key has this tag. Both are full keys, as in Redis."""
+
+    key = models.CharField(max_length=255)
+    tag = models.CharField(max_length=255)
+
+    class Meta:
+        verbose_name = "fallback tag"
+        verbose_name_plural = "fallback tags"
+        constraints = [models.UniqueConstraint(fields=["tag", "key"], name="redis_integration_tag_key")]
+
+    def __str__(self) -> str:
+        return f"{self.tag} → {self.key}"

@@ -10,45 +10,71 @@ class Redis(StrEnum):
     """What this call knows of Redis."""
 
     UP = "up"
-    # Full, busy, or this name is pending: the server may be well, but this call leaves it alone.
+    # Full, busy, or a name of this call is pending: the server may be well, but this call leaves it alone.
     SHY = "shy"
     DOWN = "down"
+
+
+class Right(StrEnum):
+    """What this call knows of its right to compute: of the lease, or of a flight of this process."""
+
+    UNKNOWN = "unknown"
+    WON = "won"
+    HELD = "held"  # by another, who will store what it computes
+    LATE = "late"  # by another, and waited for in vain
 
 
 TierName = Literal["redis", "fallback"]
 
 
 class Reading(NamedTuple):
-    """What a call knows so far: Redis's state, the tier that held a fresh copy, the tiers that held none."""
+    """What a call knows so far: Redis's state, the tier that held a copy, the tiers that were asked, the right to compute."""
 
     redis: Redis
     found: TierName | None = None
+    is_stale: bool = False
     asked: frozenset[TierName] = frozenset()
+    right: Right = Right.UNKNOWN
 
 
 class Action(NamedTuple):
-    """What to do next, and with which tier: ask it, answer from it, or compute and write to it (None: nowhere)."""
+    """What to do next, and with which tier: ask it, answer from it, take its lease, wait for it, or compute and write to it.
 
-    verb: Literal["ask", "answer", "compute"]
+    To compute and write to None is to compute without a lease.
+    """
+
+    verb: Literal["ask", "answer", "lease", "wait", "compute"]
     tier: TierName | None
 
 
 def decide(reading: Reading) -> Action:
     """The next action of a call.
 
-    | Redis | copy found | answer | written to |
-    |---|---|---|---|
-    | up | redis | redis | – |
-    | up | none | computed | redis |
-    | shy | none | computed | – |
-    | down | fallback | fallback | – |
-    | down | none | computed | fallback |
+    | Redis | copy found | lease | answer | written to |
+    |---|---|---|---|---|
+    | up | redis, fresh | | redis | – |
+    | up | redis, stale | held | redis | – |
+    | up | redis, stale | won | computed | redis |
+    | up | none | won | computed | redis |
+    | up | none | held | waits | – |
+    | up | none | late | computed | – |
+    | shy | none | | computed | – |
+    | down | fallback, fresh | | fallback | – |
+    | down | none | | computed | fallback |
 
     Where the origin raises, its own error is the answer and nothing is written.
     """
-    if reading.found is not None:
+    if reading.found is not None and not reading.is_stale:
         return Action("answer", reading.found)
     if reading.redis is Redis.SHY:
         return Action("compute", None)
     tier: TierName = "redis" if reading.redis is Redis.UP else "fallback"
-    return Action("compute" if tier in reading.asked else "ask", tier)
+    if tier not in reading.asked:
+        return Action("ask", tier)
+    if tier == "fallback":
+        return Action("compute", tier)
+    if reading.right is Right.HELD:
+        return Action("wait", tier) if reading.found is None else Action("answer", reading.found)
+    if reading.right is Right.UNKNOWN:
+        return Action("lease", tier)
+    return Action("compute", tier if reading.right is Right.WON else None)

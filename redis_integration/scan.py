@@ -196,11 +196,25 @@ def _unlink(alias: str, keys: list[bytes], tally: Tally) -> None:
     tally.in_doubt = len(keys)
     with _our_errors(alias):
         try:
-            tally.keys += get_redis(alias).unlink(*keys)
+            tally.keys += _unlink_with_leases(alias, keys)
         except ResponseError:
             tally.in_doubt = 0  # refused as a whole
             raise
     tally.in_doubt = 0
+
+
+def _unlink_with_leases(alias: str, keys: list[bytes]) -> int:
+    # Without its lease an entry that is being computed now is not stored when it is done.
+    prefix = f"{get_settings(alias).key_prefix}:".encode()
+    leases = [b"{%b}:lease" % key for key in keys if key.startswith(prefix)]
+    with get_redis(alias).pipeline(transaction=False) as pipeline:
+        if leases:
+            pipeline.unlink(*leases)
+        pipeline.unlink(*keys)
+        replies = pipeline.execute(raise_on_error=False)
+    for refusal in filter(lambda reply: isinstance(reply, Exception), replies):
+        raise refusal
+    return cast(int, replies[-1])
 
 
 @contextmanager

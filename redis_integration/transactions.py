@@ -1,11 +1,152 @@
-"""Which transactions this thread has open. It asks only connections that exist, and touches no database."""
+"""What the transactions of this thread mean for the cache: what may be stored, what waits for a commit.
+
+It asks only connections that exist, and sends nothing itself.
+"""
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from django.core.signals import request_finished
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from redis_integration.pools import run_in_child
+
+
+class Standing(NamedTuple):
+    """Where a call stands: inside a transaction or not; at which commit its result may be stored, if at one at all."""
+
+    is_inside: bool = False
+    commit: BaseDatabaseWrapper | None = None
+    # Not while this thread keeps a lease until its commit: two such threads would wait for each other.
+    may_wait: bool = True
+
+
+class Unsent:
+    """An invalidation that waits for a commit. Django forgets it where there is none, savepoints included."""
+
+    def __init__(self, names: Iterable[str], connection: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
+        self.names = frozenset(names)
+        self.connection = connection
+        self.is_sent = False
+        self._send = send
+
+    def __call__(self) -> None:
+        # Also where Django's TestCase calls it and keeps it.
+        self.is_sent = True
+        self._send()
+
+
+class LateFill:
+    """A fill that waits for a commit; `let_go` is for its lease, where the commit does not come."""
+
+    def __init__(self, key: str, *, fill: Callable[[], None], let_go: Callable[[], None]) -> None:
+        self.key = key
+        self.fill = fill
+        self.let_go = let_go
+        self.connection: BaseDatabaseWrapper | None = None
+
+    def __call__(self) -> None:
+        if self in _mine.fills:
+            _mine.fills.remove(self)
+            self.fill()
+
+
+class _Mine(threading.local):
+    def __init__(self) -> None:
+        self.fills: list[LateFill] = []
+
+
+_mine = _Mine()
+_unsent: set[weakref.ref[Unsent]] = set()
 
 
 def open_connections() -> list[BaseDatabaseWrapper]:
     """The connections of this thread that are inside `atomic()`."""
     return [connection for connection in connections.all(initialized_only=True) if connection.in_atomic_block]
+
+
+def stand(key: str) -> Standing:
+    """Where a call for this key stands that has to be computed."""
+    let_go()
+    blocks = open_connections()
+    if not blocks:
+        return Standing()
+    # A second computation of what already waits for this commit has no lease to wait for but its own.
+    is_waiting = any(late.key == key for late in _mine.fills)
+    may_store = len(blocks) == 1 and _reads_committed(blocks[0]) and not is_waiting
+    return Standing(True, blocks[0] if may_store else None, may_wait=not _mine.fills)
+
+
+def _reads_committed(connection: BaseDatabaseWrapper) -> bool:
+    # Anything stricter reads a snapshot, which may be older than an invalidation that came before the lease.
+    if connection.vendor == "oracle":
+        return True
+    level = getattr(connection, "isolation_level", None)
+    return str(getattr(level, "name", level)).replace("_", " ").lower() == "read committed"
+
+
+def is_any_unsent() -> bool:
+    """Whether a transaction of any thread has an invalidation to send when it commits."""
+    return bool(_unsent)
+
+
+def may_have_invalidated(names: Iterable[str]) -> bool:
+    """Whether a transaction of any thread will invalidate one of these names. Quick where there is none."""
+    return bool(_unsent) and bool(_find_unsent(names))
+
+
+def has_invalidated(names: Iterable[str]) -> bool:
+    """Whether an open transaction of this thread will invalidate one of these names when it commits."""
+    blocks = open_connections()
+    return any(each.connection in blocks and _is_waiting(each, each.connection) for each in _find_unsent(names))
+
+
+def _find_unsent(names: Iterable[str]) -> list[Unsent]:
+    living = [each for ref in tuple(_unsent) if (each := ref()) is not None]
+    return [each for each in living if not each.is_sent and not each.names.isdisjoint(names)]
+
+
+def _is_waiting(callback: Callable[[], None], connection: BaseDatabaseWrapper) -> bool:
+    return any(waiting[1] is callback for waiting in connection.run_on_commit)
+
+
+def send_on_commit(names: Iterable[str], send: Callable[[], None]) -> bool:
+    """Whether there is a commit to wait for. Each open connection's commit sends: too often is safe.
+
+    In front of the other callbacks: one that raises ends those behind it.
+    """
+    blocks = open_connections()
+    for connection in blocks:
+        unsent = Unsent(names, connection, send)
+        _unsent.add(weakref.ref(unsent, _unsent.discard))
+        connection.on_commit(unsent, robust=True)
+        # Django's TestCase counts callbacks from the end of the list.
+        if not any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[:1]):
+            connection.run_on_commit.insert(0, connection.run_on_commit.pop())
+    return bool(blocks)
+
+
+def fill_on_commit(late: LateFill, connection: BaseDatabaseWrapper) -> None:
+    """Fill when this connection commits; let the lease go where it does not."""
+    if not connection.in_atomic_block:
+        late.let_go()
+        return
+    late.connection = connection
+    _mine.fills.append(late)
+    connection.on_commit(late, robust=True)
+
+
+def let_go(**kwargs: Any) -> None:
+    """Let the leases of this thread's rolled back transactions go."""
+    for late in [late for late in _mine.fills if late.connection and not _is_waiting(late, late.connection)]:
+        _mine.fills.remove(late)
+        late.let_go()
+
+
+request_finished.connect(let_go, dispatch_uid="redis_integration.transactions")
+run_in_child(_mine.fills.clear)

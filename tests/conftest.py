@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
+from django.core.management import call_command
 
 from demo_project.server import start_server
 from redis_integration import close_pools
 from redis_integration.tiers import redis as redis_tier
+from tests.databases import PostgresMissing, added_databases, isolation_levels, skip_or_fail, start_postgres
 
 _numbers = itertools.count()
 
@@ -62,3 +65,17 @@ def forget_redis():
     close_pools()
     redis_tier.start_afresh()
     redis_tier._pending.clear()
+
+
+@pytest.fixture(scope="session")
+def postgres(django_db_blocker):
+    """A PostgreSQL of this test run's own, its tables made, as entries for DATABASES: one for each isolation level."""
+    with contextlib.ExitStack() as stack:
+        try:
+            levels, server = isolation_levels(), stack.enter_context(start_postgres())
+        except PostgresMissing as missing:
+            skip_or_fail("postgres", str(missing))
+        databases = {alias: server.as_database(**options) for alias, options in levels.items()}
+        with added_databases(databases), django_db_blocker.unblock():
+            call_command("migrate", database="postgres", verbosity=0)
+        yield databases

@@ -10,12 +10,23 @@ from django.core.checks import ERROR, WARNING
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connections
+from psycopg import IsolationLevel
 
+from redis_integration.caching import Caching
 from redis_integration.checks import IDS, check_deployment, check_settings
+from redis_integration.codecs import json_codec
 
 URL = "redis://localhost:6379/0"
 REMOTE = "rediss://:opensesame@cache.example.com/0"
 DOCS = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def decorated(monkeypatch):
+    """What is decorated, instead of what other tests have decorated."""
+    found = set()
+    monkeypatch.setattr("redis_integration.checks.every_caching", found)
+    return found
 
 
 def configure(settings, url=URL, **options):
@@ -84,6 +95,34 @@ def test_settings_findings(settings, options, ids):
     configure(settings, **options)
 
     assert sorted(get_ids(check_settings())) == ids
+
+
+@pytest.mark.parametrize(("lease_timeout", "ids"), [(0.6, ["E005"]), (0.7, [])])
+def test_lease_shorter_than_an_exchange_is_an_error(settings, decorated, lease_timeout, ids):
+    """A lease must last longer than a caller may wait for a connection and for the reply."""
+    configure(settings, POOL_TIMEOUT=0.1, CONNECT_TIMEOUT=0.25, COMMAND_TIMEOUT=0.25)
+    decorated.add(Caching(name="shop.price", ttl=60.0, codec=json_codec, lease_timeout=lease_timeout))
+
+    assert get_ids(check_settings()) == ids
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "ids"),
+    [
+        ("django.db.backends.sqlite3", {"transaction_mode": "IMMEDIATE"}, ["W006"]),
+        ("django.db.backends.postgresql", {}, []),
+        ("django.db.backends.postgresql", {"isolation_level": IsolationLevel.READ_COMMITTED}, []),
+        ("django.db.backends.postgresql", {"isolation_level": IsolationLevel.REPEATABLE_READ}, ["W006"]),
+        ("django.db.backends.mysql", {"isolation_level": "repeatable read"}, ["W006"]),
+    ],
+)
+def test_requests_in_strict_transactions_are_warned_of(settings, monkeypatch, engine, options, ids):
+    """With ATOMIC_REQUESTS and an isolation above READ COMMITTED nothing would ever be stored."""
+    configure(settings)
+    database = {"ENGINE": engine, "OPTIONS": options, "ATOMIC_REQUESTS": True}
+    monkeypatch.setattr("redis_integration.checks.get_databases", lambda: {"default": database})
+
+    assert get_ids(check_settings()) == ids
 
 
 @pytest.mark.parametrize(

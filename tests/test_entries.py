@@ -26,6 +26,7 @@ entries = st.builds(
     flags=numbers,
     life=st.binary(min_size=8, max_size=8),
     tags=st.lists(st.binary(min_size=8, max_size=8), max_size=5).map(tuple),
+    is_revoked=st.just(False),
 )
 keys = st.text(st.characters(exclude_categories=()), max_size=30)
 
@@ -69,7 +70,9 @@ def test_bytes_of_format_1_do_not_change():
 
 def test_life_and_tags_are_empty_unless_given():
     """An entry without tags belongs to the unset life."""
-    assert unpack(pack(Entry(b"x", 1, 0.0, 1.0), KEY), KEY)[-2:] == (NO_LIFE, ())
+    entry = unpack(pack(Entry(b"x", 1, 0.0, 1.0), KEY), KEY)
+
+    assert (entry.life, entry.tags) == (NO_LIFE, ())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
 from django.db import transaction
 
 from redis_integration import ainvalidate, cache_aside, invalidate
+from redis_integration.flow import run
+from redis_integration.keys import Names
 from redis_integration.models import FallbackEntry
 from redis_integration.tiers.redis import get_redis_tier
 
@@ -16,6 +20,12 @@ class Boom(Exception):
     pass
 
 
+def in_thread(function):
+    """What a function gives in a thread of its own, which has no transaction."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
 @pytest.fixture
 def count(live):
     """A cached count of groups."""
@@ -23,13 +33,14 @@ def count(live):
 
 
 def test_invalidation_waits_for_the_commit(count):
-    """Others go on reading the old value until the change is committed, then never again."""
+    """Others go on reading the old value until the change is committed, then never again; the transaction sees its own."""
     assert count() == 0
 
     with transaction.atomic():
         Group.objects.create(name="a")
         count.invalidate()
-        assert count() == 0
+        assert count() == 1
+        assert in_thread(lambda: run(get_redis_tier("default", is_async=False).read(Names(count.key_for()))))
 
     assert count() == 1
 
@@ -91,7 +102,7 @@ def test_ainvalidate_waits_for_the_commit_of_its_thread(count):
     with transaction.atomic():
         Group.objects.create(name="a")
         async_to_sync(ainvalidate)(keys=[count.key_for()])
-        assert count() == 0
+        assert in_thread(lambda: run(get_redis_tier("default", is_async=False).read(Names(count.key_for()))))
 
     assert count() == 1
 

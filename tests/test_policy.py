@@ -4,19 +4,26 @@ import re
 
 import pytest
 
-from redis_integration.policy import Action, Reading, Redis, decide
+from redis_integration.policy import Action, Reading, Redis, Right, decide
 
 # The table in the docstring of decide(), row by row.
-ROWS = [line.strip("| ").split(" | ") for line in re.findall(r"^ *\|(.+)\|$", decide.__doc__ or "", re.MULTILINE)[2:]]
+ROWS = [
+    [cell.strip() for cell in line.split("|")]
+    for line in re.findall(r"^ *\|(.+)\|$", decide.__doc__ or "", re.MULTILINE)[2:]
+]
 
 
-def follow(redis, found):
-    """What a call does in this state, asked tier by tier until it answers or computes."""
+def follow(redis, copy, right):
+    """What a call does in this state, asked tier by tier until there is nothing more to ask."""
+    tier, _, freshness = copy.partition(", ")
     reading = Reading(redis)
     action = decide(reading)
-    while action.verb == "ask":
-        hit = action.tier if action.tier == found else None
-        reading = reading._replace(found=hit, asked=reading.asked | {action.tier})
+    while action.verb in ("ask", "lease"):
+        if action.verb == "lease":
+            reading = reading._replace(right=right)
+        else:
+            hit = action.tier if action.tier == tier else None
+            reading = reading._replace(found=hit, is_stale=freshness == "stale", asked=reading.asked | {action.tier})
         action = decide(reading)
     return action
 
@@ -24,12 +31,15 @@ def follow(redis, found):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(row))
 def test_policy_is_its_table(row):
     """Every row of the table in the docstring is what decide() does."""
-    redis, found, answer, written_to = row
+    redis, copy, lease, answer, written_to = row
+    expected = {
+        "computed": Action("compute", {"–": None}.get(written_to, written_to)),
+        "waits": Action("wait", "redis"),
+    }
 
-    action = follow(Redis(redis), found)
+    action = follow(Redis(redis), copy, Right(lease or "unknown"))
 
-    expected = Action("compute", {"–": None}.get(written_to, written_to))
-    assert action == (expected if answer == "computed" else Action("answer", answer))
+    assert action == expected.get(answer, Action("answer", answer))
 
 
 def test_table_has_a_row_for_every_state_of_redis():

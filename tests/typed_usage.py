@@ -8,6 +8,7 @@ from typing import assert_type
 
 import redis
 import redis.asyncio
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.generic import TemplateView
@@ -19,20 +20,21 @@ from redis_integration import (
     cache_aside_view,
     get_redis,
     invalidate,
+    invalidates,
 )
 
 
-@cache_aside(ttl=300, key="price:{pk}")
+@cache_aside(ttl=300, key="price:{pk}", tags=["product:{pk}"], lease_timeout=timedelta(seconds=5))
 def price(pk: int, currency: str = "EUR") -> Decimal:
     return Decimal(pk)
 
 
-@cache_aside(ttl=timedelta(seconds=30))
+@cache_aside(ttl=timedelta(seconds=30), tags=lambda currency: [f"currency:{currency}"])
 async def rates(currency: str) -> dict[str, Decimal]:
     return {currency: Decimal(1)}
 
 
-@cache_aside_view(ttl=60)
+@cache_aside_view(ttl=60, tags=["pages", "page:{pk}"])
 def page(request: HttpRequest, pk: int) -> HttpResponse:
     return HttpResponse()
 
@@ -49,11 +51,16 @@ def sync_usage(request: HttpRequest) -> None:
     assert_type(price.refresh(7), Decimal)
     assert_type(price.key_for(7), str)
     price.invalidate(pk=7)
+    price.expire(7)
     price("seven")  # type: ignore[arg-type]
     price.invalidate()  # type: ignore[call-arg]
     price.ainvalidate(7)  # type: ignore[attr-defined]
     cache_aside()  # type: ignore[call-arg]
     page.invalidate(request, path="/7/")
+    page.expire(request)
+    invalidate(tags=["product:7"])
+    invalidates(User, tags=lambda user: [f"user:{user.pk}"])
+    invalidates(User, tags=["users"])
     invalidate(keys=[price.key_for(7)])
     assert_type(get_redis(), redis.Redis)
 
@@ -62,6 +69,7 @@ async def async_usage() -> None:
     assert_type(await rates("EUR"), dict[str, Decimal])
     assert_type(await rates.arefresh("EUR"), dict[str, Decimal])
     await rates.ainvalidate("EUR")
+    await rates.aexpire("EUR")
     await ainvalidate(keys=[rates.key_for("EUR")])
     rates.invalidate("EUR")  # type: ignore[attr-defined]
     assert_type(aget_redis("default"), redis.asyncio.Redis)

@@ -21,6 +21,8 @@ from django.dispatch import receiver
 from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.pools.asynchronous import AsyncPool
 from redis_integration.pools.failures import translate as translate
+from redis_integration.pools.failures import unwrap
+from redis_integration.pools.life import UNSET_LIFE as UNSET_LIFE
 from redis_integration.pools.slots import Trial
 from redis_integration.pools.sync import Pool
 
@@ -117,11 +119,16 @@ def _forget_lost(error: Exception, pool: Pool | AsyncPool) -> None:
 
 
 def first_failure(alias: str, replies: Sequence[Any]) -> Exception | None:
-    """The first server error among replies, as ours; None where there is none."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            return translate(reply, get_settings(alias).address) or reply
-    return None
+    """The first server error among replies, as ours; None where there is none. READONLY closes the connections."""
+    refusals = [unwrap(reply) for reply in replies if isinstance(reply, Exception)]
+    if not refusals:
+        return None
+    settings = get_settings(alias)
+    if any(isinstance(refusal, redis.ReadOnlyError) for refusal in refusals):
+        # They lead to what was the primary; new ones may lead to what is.
+        for pool in filter(None, (_pools.get(settings), _async_pools.get(settings))):
+            pool.life = UNSET_LIFE
+    return translate(refusals[0], settings.address) or refusals[0]
 
 
 def close_pools() -> None:

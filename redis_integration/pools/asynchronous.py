@@ -70,6 +70,7 @@ class AsyncPool(Lender, redis.asyncio.ConnectionPool):
         try:
             if not connection.is_clean():
                 await connection.connect()
+                self.life = connection.life
             elif monotonic() > connection.healthy_until:
                 await self._check(connection)
         except BaseException:
@@ -81,7 +82,7 @@ class AsyncPool(Lender, redis.asyncio.ConnectionPool):
         slots, settings = await self._slots(), self.settings
         give_up = monotonic() + settings.pool_timeout
         while True:
-            connection = slots.find(self.connection_class, self.connection_kwargs, at_most=settings.max_connections)
+            connection = slots.find(self)
             if connection is not None:
                 return connection
             remaining = give_up - monotonic()
@@ -105,6 +106,7 @@ class AsyncPool(Lender, redis.asyncio.ConnectionPool):
             self.drop_idle()
             connection.abort()
             await connection.connect()
+            self.life = connection.life
 
     async def exchange(self, packed: bytes, count: int) -> tuple[list[Any], bytes]:
         """See `Pool.exchange`."""

@@ -1,7 +1,7 @@
 """Redis connections that know whether their exchange is finished, and that carry a deadline.
 
 redis-py's own connections return to a pool after an interrupt with a reply still to come, and the next command reads it;
-these do not. Nothing here decides what a failure means.
+these do not. They know the life of their server. Nothing here decides what a failure means.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from redis import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import Connection as AsyncConnection
@@ -20,8 +20,7 @@ from redis.asyncio.connection import UnixDomainSocketConnection as AsyncUnixConn
 from redis.connection import PythonRespSerializer
 from redis.exceptions import ResponseError
 
-# The life of a server is not learnt yet; an unset life equals nothing.
-UNSET_LIFE: Final = bytes(8)
+from redis_integration.pools.life import ANSWERS, QUESTION, UNSET_LIFE, life_of, refusal_of
 
 
 class DeadlineSocket:
@@ -99,6 +98,10 @@ class _Exchanging:
     _socket_connect_timeout: Any
     _socket_timeout: Any
 
+    def __init__(self, *args: Any, distrust_restarts: bool = True, **kwargs: Any) -> None:
+        self.question, self.answers = (QUESTION, ANSWERS) if distrust_restarts else (b"", 0)
+        super().__init__(*args, **kwargs)
+
     @property
     def socket_connect_timeout(self) -> Any:
         """Seconds left to connect: redis-py asks once for each address, and would give each the whole time."""
@@ -111,7 +114,7 @@ class _Exchanging:
     @contextmanager
     def _handshake(self) -> Iterator[None]:
         # It is an exchange too: a connection whose handshake was interrupted owes it for ever.
-        self.owed = 1
+        self.owed = 1 + self.answers
         self.connect_by = monotonic() + self._socket_connect_timeout
         try:
             yield
@@ -142,6 +145,16 @@ class _SyncExchanging(_Exchanging):
         with self._handshake():
             super().connect_check_health(check_health=check_health, retry_socket_connect=False)  # type: ignore[misc]
 
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        # Here and no later: redis-py subscribes again at the end of `connect_check_health`.
+        super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
+        self.send_packed_command([self.question], check_health=False)
+        try:
+            replies = [self.read_response() for _ in range(self.answers)]
+        except ResponseError as error:
+            raise refusal_of(error) from error
+        self.life = life_of(replies)
+
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         packer = self._command_packer
         count, packer.packed = packer.packed, 0
@@ -163,6 +176,7 @@ class _SyncExchanging(_Exchanging):
         return response
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        self.life = UNSET_LIFE
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self.owed = 0
 
@@ -214,6 +228,16 @@ class _AsyncExchanging(_Exchanging):
         with self._handshake():
             await super().connect_check_health(check_health=check_health, retry_socket_connect=False)  # type: ignore[misc]
 
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
+        # redis-py would send it in wait_for, which swallows a cancellation that comes with the end (Python 3.11).
+        self._writer.write(self.question)
+        try:
+            replies = [await self.read_response() for _ in range(self.answers)]
+        except ResponseError as error:
+            raise refusal_of(error) from error
+        self.life = life_of(replies)
+
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         count, self._packed = self._packed, 0
         if not self._writer:
@@ -233,6 +257,7 @@ class _AsyncExchanging(_Exchanging):
         return response
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        self.life = UNSET_LIFE
         await super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self.owed = 0
 
@@ -245,6 +270,7 @@ class _AsyncExchanging(_Exchanging):
     def abort(self) -> None:
         """Close at once, without awaiting: what a cancelled task can still do."""
         writer, self._writer, self._reader = self._writer, None, None
+        self.life = UNSET_LIFE
         self._parser.on_disconnect()
         if writer is not None:
             writer.transport.abort()

@@ -5,11 +5,14 @@ It decides nothing: what a kind means for a call is the policy's business.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from redis import exceptions as errors
+from redis.connection import DefaultParser
 
 from redis_integration.exceptions import Kind, RedisUnavailable
+from redis_integration.pools.life import LifeUnknown
 
 
 class Row(NamedTuple):
@@ -24,7 +27,8 @@ class Row(NamedTuple):
 
 
 _CREDENTIALS = "Check USERNAME and PASSWORD of this alias against the server's ACL."
-_RULE = "Allow it: `ACL SETUSER <user> +<command> ~<KEY_PREFIX>:*`."
+_RULE = "Allow it: `ACL SETUSER <user> +<command> ~<KEY_PREFIX>:* ~{<KEY_PREFIX>:*`."
+_INFO = "Allow it: `ACL SETUSER <user> +info`; or set DISTRUST_RESTARTS = False, which trusts the data of a restarted server."
 _CLUSTER = "This is a node of a Redis Cluster, which URL does not speak to: use a standalone Redis or a proxy."
 _WAIT = "It answers again when that is done; nothing to do unless it lasts."
 _SLOW = "The network is slow or the server is blocked: see SLOWLOG GET and LATENCY DOCTOR."
@@ -47,10 +51,13 @@ ROWS: tuple[Row, ...] = (
     Row(errors.TryAgainError, f"The cluster is moving slots. {_WAIT}"),
     Row((errors.AskError, errors.ClusterCrossSlotError, errors.RedisClusterException), _CLUSTER),
     Row(errors.ClusterError, f"The cluster is not complete. {_WAIT}"),
+    Row(LifeUnknown, _INFO),
     Row(errors.ResponseError, "It cannot save to its disk and refuses writes: look at the disk.", begins="MISCONF"),
     Row(errors.ResponseError, "Too few replicas are connected (min-replicas-to-write).", begins="NOREPLICAS"),
     Row(errors.ResponseError, "A script runs too long: SCRIPT KILL ends it.", begins="BUSY"),
     Row(errors.ResponseError, _OWNER, begins="WRONGTYPE", kind=Kind.FOREIGN),
+    Row(errors.ResponseError, _RULE, begins="The user executing the script can't"),
+    Row(errors.ResponseError, _RULE, begins="ACL failure in script"),
     Row(errors.ResponseError, _REFUSED),
     Row(errors.InvalidResponse, "What answers there is no Redis, or expects TLS: look at URL."),
     Row((errors.TimeoutError, TimeoutError), _SLOW),
@@ -62,12 +69,24 @@ ROWS: tuple[Row, ...] = (
 )
 
 
+# Redis 6.2: "Error running script (call to f_<sha>): @user_script:1: @user_script: 1: -OOM command not allowed ...". From 7.0
+# on, and in Valkey, the error begins as it does outside of scripts.
+_IN_SCRIPT = re.compile(r"Error running script \(.*?\): @user_script:\d+: (?:@user_script: \d+: )?-?(.+)", re.DOTALL)
+
+
+def unwrap(error: Any) -> Any:
+    """The error a command met inside a script, as it would be outside of one; any other as it is."""
+    found = isinstance(error, errors.ResponseError) and _IN_SCRIPT.match(str(error))
+    return DefaultParser.parse_error(found[1]) if found else error  # type: ignore[no-untyped-call]
+
+
 def translate(error: BaseException, address: str = "") -> RedisUnavailable | None:
     """The RedisUnavailable that says what this error means and what to do; None for a mistake in our own call, which must be seen.
 
     `address` is where the server should be, without credentials. Texts of redis-py never contain a password; those of
     its pipelines contain the command, so only tiers and commands of this package may pass theirs on.
     """
+    error = unwrap(error)
     text = str(error)
     row = next((row for row in ROWS if isinstance(error, row.error) and text.startswith(row.begins)), None)
     if row is None:

@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from redis_integration.conf import RedisSettings
 from redis_integration.pools.failures import translate
+from redis_integration.pools.life import UNSET_LIFE
 
 # Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). Seconds.
 BACKOFF_BASE = 0.01
@@ -42,14 +43,20 @@ class Slots:
         self.waiting: deque[Callable[[], object]] = deque()
         self.lock = threading.RLock()
 
-    def find(self, connection_class: Callable[..., Any], arguments: dict[str, Any], *, at_most: int) -> Any | None:
-        """The connection used last, or a new one that is not connected yet, or None where all are in use."""
+    def find(self, pool: Any) -> Any | None:
+        """The connection used last, or a new one that is not connected yet, or None where all are in use.
+
+        Those of another life than the pool's are closed.
+        """
         with contextlib.suppress(IndexError):
-            return self.idle.pop()
+            while (connection := self.idle.pop()).life != pool.life:
+                self.drop(connection)
+            return connection
+        at_most = pool.settings.max_connections
         if len(self.living) >= at_most:
             return None
         # Not under the lock: building collects garbage now and then, and what dies then may want a connection too.
-        connection = connection_class(**arguments)
+        connection = pool.connection_class(**pool.connection_kwargs)
         connection.home = self
         connection.slot = weakref.ref(connection, self.living.discard)
         with self.lock:
@@ -63,9 +70,10 @@ class Slots:
         self.idle.append(connection)
         self.wake()
 
-    def discard(self, connection: Any) -> None:
+    def drop(self, connection: Any) -> None:
         self.living.discard(connection.slot)
         self.wake()
+        connection.abort()
 
     def wake(self) -> None:
         if self.waiting:
@@ -78,6 +86,9 @@ class Lender:
 
     settings: RedisSettings
     current: Callable[[], Slots | None]
+    # What the newest handshake learnt. It says which connections are old, and nothing about an entry: a connection in use
+    # may be of another life.
+    life: bytes = UNSET_LIFE
 
     def give(self, connection: Any) -> None:
         """Make it available, if it is whole and this pool's; else close it."""
@@ -89,8 +100,7 @@ class Lender:
             self.drop(connection)
 
     def drop(self, connection: Any) -> None:
-        connection.home.discard(connection)
-        connection.abort()
+        connection.home.drop(connection)
 
     def drop_idle(self) -> None:
         slots = self.current()
@@ -138,6 +148,7 @@ def connection_arguments(settings: RedisSettings) -> dict[str, Any]:
         "socket_connect_timeout": settings.connect_timeout,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
+        "distrust_restarts": settings.distrust_restarts,
         # Two round trips less for each new connection.
         "driver_info": None,
         # While these are on, redis-py hands a leftover reply to the next command.

@@ -49,6 +49,7 @@ class Pool(Lender, redis.ConnectionPool):
         try:
             if not connection.is_clean():
                 connection.connect()
+                self.life = connection.life
             elif monotonic() > connection.healthy_until:
                 self._check(connection)
         except BaseException:
@@ -60,7 +61,7 @@ class Pool(Lender, redis.ConnectionPool):
         slots, settings = self.slots, self.settings
         give_up = monotonic() + settings.pool_timeout
         while True:
-            connection = slots.find(self.connection_class, self.connection_kwargs, at_most=settings.max_connections)
+            connection = slots.find(self)
             if connection is not None:
                 return connection
             remaining = give_up - monotonic()
@@ -83,6 +84,7 @@ class Pool(Lender, redis.ConnectionPool):
             self.drop_idle()
             connection.disconnect()
             connection.connect()
+            self.life = connection.life
 
     def exchange(self, packed: bytes, count: int) -> tuple[list[Any], bytes]:
         """The replies, and the life of the server that gave them. One round trip."""

@@ -7,14 +7,14 @@ from typing import Protocol
 
 from redis_integration.entries import Entry
 from redis_integration.flow import Flow
+from redis_integration.keys import Names
 
 
 class Tier(Protocol):
-    """Three flows, so that one class serves sync and async code. A miss is None; each raises what its tier raises.
+    """Flows, so that one class serves sync and async code. A miss is None; each raises what its tier raises.
 
-    `write` keeps the entry for as long as it is fresh, and says whether it did; nothing of ours is kept for ever.
+    `delete` takes full keys of entries and of tags. Nothing of ours is kept for ever.
     """
 
-    def read(self, key: str) -> Flow[Entry | None]: ...
-    def write(self, key: str, entry: Entry) -> Flow[bool]: ...
-    def delete(self, keys: Sequence[str]) -> Flow[None]: ...
+    def read(self, names: Names) -> Flow[Entry | None]: ...
+    def delete(self, names: Sequence[str]) -> Flow[None]: ...

@@ -11,11 +11,13 @@ from time import time
 from typing import Any
 
 from django.db import IntegrityError, connections, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from redis_integration.conf import RedisSettings
 from redis_integration.entries import Entry, pack, unpack
 from redis_integration.flow import Call, Flow
+from redis_integration.keys import Names
 
 logger = logging.getLogger("redis_integration")
 
@@ -36,21 +38,24 @@ class FallbackTier:
         # Rows of an earlier outage are older than invalidations that only Redis has seen since.
         self._seconds_open = seconds_open
 
-    def read(self, key: str) -> Flow[Entry | None]:
+    def read(self, names: Names) -> Flow[Entry | None]:
         """See `Tier.read`. Raises UnreadableEntry."""
-        payload = yield from self._query(lambda: self._select(key))
-        return None if payload is None else unpack(bytes(payload), key)
+        payload = yield from self._query(lambda: self._select(names.key))
+        return None if payload is None else unpack(bytes(payload), names.key)
 
     def _select(self, key: str) -> bytes | None:
         rows = self._rows().filter(key=key).fresh().started_within(self._seconds_open())
         payload: bytes | None = rows.values_list("payload", flat=True).first()
         return payload
 
-    def write(self, key: str, entry: Entry) -> Flow[bool]:
-        return bool((yield from self._query(lambda: self._upsert(key, entry))))
+    def write(self, names: Names, entry: Entry) -> Flow[bool]:
+        """Keep the entry for as long as it is fresh, FALLBACK_TTL at most. Whether it did."""
+        return bool((yield from self._query(lambda: self._upsert(names, entry))))
 
-    def _upsert(self, key: str, entry: Entry) -> bool:
-        now = time()
+    def _upsert(self, names: Names, entry: Entry) -> bool:
+        from redis_integration.models import FallbackTag
+
+        key, now = names.key, time()
         since_start = now - entry.created + entry.took
         fresh_for = min(entry.fresh_until - now, self.ttl - since_start)
         values = {
@@ -58,6 +63,10 @@ class FallbackTier:
             "started": Now() - timedelta(seconds=since_start),
             "fresh_until": Now() + timedelta(seconds=fresh_for),
         }
+        if names.tags:
+            # Before the row: from its first moment an invalidation by tag finds it.
+            tags = [FallbackTag(key=key, tag=tag) for tag in names.tags]
+            FallbackTag.objects.using(self.database).bulk_create(tags, ignore_conflicts=True)
         if not self._rows().filter(key=key).update(**values):
             try:
                 self._rows().create(key=key, **values)
@@ -66,12 +75,16 @@ class FallbackTier:
                 logger.debug("redis_integration.fallback_row_exists %s", key)
         return True
 
-    def delete(self, keys: Sequence[str]) -> Flow[None]:
-        for start in range(0, len(keys), BATCH):
-            yield from self._query(partial(self._delete, keys[start : start + BATCH]))
+    def delete(self, names: Sequence[str]) -> Flow[None]:
+        """See `Tier.delete`."""
+        for start in range(0, len(names), BATCH):
+            yield from self._query(partial(self._delete, names[start : start + BATCH]))
 
-    def _delete(self, keys: Sequence[str]) -> None:
-        self._rows().filter(key__in=keys)._raw_delete(self.database)
+    def _delete(self, names: Sequence[str]) -> None:
+        from redis_integration.models import FallbackTag
+
+        tagged = FallbackTag.objects.using(self.database).filter(tag__in=names).values("key")
+        self._rows().filter(Q(key__in=names) | Q(key__in=tagged))._raw_delete(self.database)
 
     def _rows(self) -> Any:
         # Models cannot be imported before the app registry is ready, and decorators are.

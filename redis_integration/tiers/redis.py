@@ -1,26 +1,37 @@
-"""The tier in Redis: entries under their keys, behind the breaker. It never waits for a Redis that is down."""
+"""The tier in Redis: entries, leases and generations, behind the breaker. It never waits for a Redis that is down.
+
+Each operation is one exchange and raises RedisUnavailable.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from redis.exceptions import NoScriptError
 
 from redis_integration import pools
 from redis_integration.breaker import Breaker
 from redis_integration.conf import RedisSettings, get_settings
-from redis_integration.entries import Entry, pack, unpack
+from redis_integration.entries import FORMAT, FRESH_UNTIL_AT, STALE, Entry, head, pack, unpack
 from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import Flow
+from redis_integration.keys import Names
 from redis_integration.policy import Redis
+from redis_integration.tiers.scripts import EXPIRE, FILL, LEASE, Script
 
 logger = logging.getLogger("redis_integration")
 
 # Names in one UNLINK: more would hold up a server's other clients.
 BATCH = 500
+TOKEN_BYTES = 8
+
+# What a call has learnt already when it enters the flow.
+First = pools.Exchange | RedisUnavailable | None
 
 _breakers: dict[RedisSettings, Breaker] = {}
 # Invalidations that Redis did not confirm, each with a token of its own: the name may become pending again while an
@@ -29,11 +40,21 @@ _pending: dict[RedisSettings, dict[object, str]] = {}
 _tiers: dict[tuple[str, bool], RedisTier] = {}
 
 
-class RedisTier:
-    """Entries in Redis. Every operation is one round trip and raises RedisUnavailable.
+class Lease(NamedTuple):
+    """The right to fill one entry: who has it, in which life of the server, and what its tags stood for then."""
 
-    `state` comes first: it is where an open breaker is tried again. A server that refuses our writes is not believed.
-    """
+    token: bytes
+    life: bytes
+    generations: tuple[bytes, ...]
+
+
+def lease_key(key: str) -> str:
+    """Where the lease of this key stands: in the same slot of a Cluster, and outside the prefix that listeners follow."""
+    return f"{{{key}}}:lease"
+
+
+class RedisTier:
+    """Entries in Redis. `state` comes first: it is where an open breaker is tried again."""
 
     def __init__(self, alias: str, exchange: Callable[..., Any]) -> None:
         settings = get_settings(alias)
@@ -43,14 +64,14 @@ class RedisTier:
         self.pending = _pending.setdefault(settings, {})
         self._exchange = exchange
 
-    def state(self, key: str) -> Flow[Redis]:
-        """What a call for this key knows of Redis before it asks. No round trip while Redis is well."""
+    def state(self, names: Names) -> Flow[Redis]:
+        """What a call for this entry knows of Redis before it asks. No round trip while Redis is well."""
         if self.pending or not self.breaker.is_closed:
             if self.breaker.is_due():
                 yield from self._recover()
             if not self.breaker.is_closed:
                 return Redis.DOWN
-            if key in list(self.pending.values()):
+            if not {names.key, *names.tags}.isdisjoint(list(self.pending.values())):
                 return Redis.SHY
         return Redis.UP
 
@@ -68,45 +89,131 @@ class RedisTier:
         if not self.pending:
             self.breaker.close()
 
-    def read(self, key: str) -> Flow[Entry | None]:
-        """See `Tier.read`. Raises UnreadableEntry for bytes that are not ours."""
-        (stored,) = yield from self._speak([("GET", key)])
-        return None if stored is None else unpack(stored, key)
+    @property
+    def is_quiet(self) -> bool:
+        """Whether Redis is believed as it is: nothing is to be repeated, nothing to be tried first."""
+        return not self.pending and self.breaker.opened_at is None
 
-    def write(self, key: str, entry: Entry) -> Flow[bool]:
-        milliseconds = max(1, int((entry.fresh_until - entry.created) * 1000))
-        yield from self._speak([("SET", key, pack(entry, key), "PX", milliseconds)])
-        return True
+    def question(self, names: Names) -> pools.Command:
+        """The one command that reads an entry, with the generations of its tags."""
+        return ("MGET", names.key, *names.tags) if names.tags else ("GET", names.key)
 
-    def delete(self, keys: Sequence[str]) -> Flow[None]:
-        """See `Tier.delete`. What Redis does not confirm is pending: bypassed, and repeated before Redis is believed."""
+    def read(self, names: Names, first: First = None) -> Flow[Entry | None]:
+        """See `Tier.read`; `first` is what `question` has brought already. Raises UnreadableEntry for what is not ours."""
+        replies, life = yield from self._speak(self.question(names), first=first)
+        return self.judge(names, replies[0] if names.tags else replies, life)
+
+    def judge(self, names: Names, found: Sequence[bytes | None], life: bytes) -> Entry | None:
+        """The entry among these replies, and whether it was revoked. Raises UnreadableEntry."""
+        if found[0] is None:
+            return None
+        entry = unpack(found[0], names.key)
+        # A server that lost its memory may have brought back what was invalidated; an unset life equals nothing.
+        if entry.life != life or life == pools.UNSET_LIFE or entry.tags != tuple(found[1:]):
+            return entry._replace(is_revoked=True)
+        return entry
+
+    def lease(
+        self, names: Names, seen: Entry | None, *, seconds: float, kept: float, replace: bool = False
+    ) -> Flow[Lease | Entry | None]:
+        """The lease; or the entry, if another was filled since `seen` was read; or None, while another has the lease.
+
+        It lasts for `seconds`, of an entry that will be kept for `kept` seconds. With `replace` it is taken from another.
+        Never sent twice: a first try that arrives late must not find its token granted.
+        """
+        token = os.urandom(TOKEN_BYTES)
+        milliseconds = _milliseconds(seconds)
+        arguments = (
+            token,
+            milliseconds,
+            milliseconds + _milliseconds(kept),
+            b"1" if replace else b"",
+            b"" if seen is None else head(seen, names.key),
+            *(os.urandom(TOKEN_BYTES) for _ in names.tags),
+        )
+        reply, life = yield from self._run(LEASE, names, arguments)
+        if reply[0] == 0:
+            return None
+        if reply[0] == 1:
+            return Lease(token, life, tuple(reply[2:]))
+        return self.judge(names, reply[1:], life)
+
+    def fill(self, names: Names, lease: Lease, entry: Entry | None, *, kept: float = 0.0) -> Flow[bool]:
+        """Store the entry for `kept` seconds and let the lease go; None only lets it go. Whether it was accepted.
+
+        Not if the entry, or one of its tags, was invalidated since the lease was given.
+        """
+        stored = b""
+        if entry is not None:
+            stored = pack(entry._replace(life=lease.life, tags=lease.generations), names.key)
+        arguments = (lease.token, stored, _milliseconds(kept), *lease.generations)
+        # A second try after one that was executed is refused, which costs those who joined another look.
+        reply, life = yield from self._run(FILL, names, arguments, idempotent=True)
+        if reply == 2:
+            raise RedisUnavailable(f"{names.key} holds what is no entry.", kind=Kind.FOREIGN)
+        return bool(reply) and life == lease.life
+
+    def expire(self, key: str) -> Flow[None]:
+        """Make the entry stale and revoke its lease. What Redis does not confirm is pending, as an invalidation."""
         try:
-            if not self.breaker.is_closed:
-                raise RedisUnavailable("Redis is down.")
-            yield from self._unlink(keys)
-        except BaseException:  # an interrupt too
-            self.remember(keys)
+            self._refuse_if_open()
+            yield from self._run(EXPIRE, Names(key), (FORMAT.to_bytes(), FRESH_UNTIL_AT, STALE), idempotent=True)
+        except BaseException:
+            self.remember([key])
             raise
 
-    def remember(self, keys: Sequence[str]) -> None:
-        """Make these names pending."""
-        self.pending.update((object(), key) for key in keys)
-
-    def _unlink(self, keys: Sequence[str]) -> Flow[None]:
-        for start in range(0, len(keys), BATCH):
-            yield from self._speak([("UNLINK", *keys[start : start + BATCH])])
-
-    def _speak(self, commands: Sequence[pools.Command]) -> Flow[list[Any]]:
+    def delete(self, names: Sequence[str]) -> Flow[None]:
+        """See `Tier.delete`. What Redis does not confirm is pending: bypassed, and repeated before Redis is believed."""
         try:
-            replies, _life = yield self._exchange(self.alias, commands)
-            failure = pools.first_failure(self.alias, replies)
-            if failure is not None:
-                raise failure
+            self._refuse_if_open()
+            yield from self._unlink(names)
+        except BaseException:  # an interrupt too
+            self.remember(names)
+            raise
+
+    def _refuse_if_open(self) -> None:
+        if not self.breaker.is_closed:
+            raise RedisUnavailable("Redis is down.")
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Make these names pending."""
+        self.pending.update((object(), name) for name in names)
+
+    def _unlink(self, names: Sequence[str]) -> Flow[None]:
+        tags = f"{self.prefix}:#"
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            # Without its lease an entry would be filled again by who computed it before it was invalidated.
+            leases = [lease_key(name) for name in batch if not name.startswith(tags)]
+            yield from self._speak(("UNLINK", *batch, *leases))
+
+    def _run(
+        self, script: Script, names: Names, arguments: Sequence[Any], *, idempotent: bool = False
+    ) -> Flow[tuple[Any, bytes]]:
+        keys = (names.key, lease_key(names.key), *names.tags)
+        tail = (len(keys), *keys, *arguments)
+        (reply,), life = yield from self._speak(("EVALSHA", script.sha, *tail), idempotent=idempotent)
+        if isinstance(reply, NoScriptError):
+            # The server forgot its scripts, or never saw this one; nothing was done yet.
+            (reply,), life = yield from self._speak(("EVAL", script.source, *tail), idempotent=idempotent)
+        return reply, life
+
+    def _speak(self, command: pools.Command, *, idempotent: bool = True, first: First = None) -> Flow[pools.Exchange]:
+        try:
+            if isinstance(first, RedisUnavailable):
+                raise first
+            replies, life = first or (yield self._exchange(self.alias, (command,), idempotent=idempotent))
+            if isinstance(replies[0], Exception) and not isinstance(replies[0], NoScriptError):
+                raise pools.first_failure(self.alias, replies) or replies[0]
         except RedisUnavailable as failure:
             if failure.kind is Kind.DOWN:
                 self.breaker.open(failure)
             raise
-        return replies  # type: ignore[no-any-return]
+        return replies, life
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
 
 
 def get_redis_tier(alias: str, *, is_async: bool) -> RedisTier:

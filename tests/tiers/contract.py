@@ -9,6 +9,7 @@ import pytest
 
 from redis_integration.entries import Entry
 from redis_integration.flow import arun, run
+from redis_integration.keys import Names
 
 
 def arun_here(flow):
@@ -21,7 +22,7 @@ def entry(payload=b'"value"', *, created=None, ttl=60.0):
 
 
 class TierContract:
-    """Subclasses give the fixture `tier`, made for `is_async`, and `drive`, which runs its flows."""
+    """Subclasses give the fixture `tier`, made for `is_async`, and `write`, the flow that stores an entry in it."""
 
     @pytest.fixture(params=[False, True], ids=["sync", "async"])
     def is_async(self, request):
@@ -35,37 +36,50 @@ class TierContract:
         """An entry comes back whole, its times and its payload."""
         written = entry(b"\x00\xff")
 
-        drive(tier.write(f"{prefix}:a", written))
+        drive(self.write(tier, Names(f"{prefix}:a"), written))
 
-        assert drive(tier.read(f"{prefix}:a"))._replace(took=0.5) == written
+        found = drive(tier.read(Names(f"{prefix}:a")))
+        assert found._replace(took=0.5, life=written.life) == written
 
     def test_nothing_written_is_a_miss(self, tier, drive, prefix):
         """A key that was never written gives None, and no error."""
-        assert drive(tier.read(f"{prefix}:none")) is None
+        assert drive(tier.read(Names(f"{prefix}:none"))) is None
 
     def test_later_write_replaces_the_earlier(self, tier, drive, prefix):
         """There is one entry for each key."""
-        drive(tier.write(f"{prefix}:a", entry(b"1")))
-        drive(tier.write(f"{prefix}:a", entry(b"2")))
+        drive(self.write(tier, Names(f"{prefix}:a"), entry(b"1")))
+        drive(self.write(tier, Names(f"{prefix}:a"), entry(b"2")))
 
-        assert drive(tier.read(f"{prefix}:a")).payload == b"2"
+        assert drive(tier.read(Names(f"{prefix}:a"))).payload == b"2"
 
     def test_deleted_entries_are_misses(self, tier, drive, prefix):
         """All given keys are ended, others are left."""
         keys = [f"{prefix}:{name}" for name in "abc"]
-        drive(tier.write(keys[0], entry()))
-        drive(tier.write(keys[1], entry()))
-        drive(tier.write(keys[2], entry(b"kept")))
+        drive(self.write(tier, Names(keys[0]), entry()))
+        drive(self.write(tier, Names(keys[1]), entry()))
+        drive(self.write(tier, Names(keys[2]), entry(b"kept")))
 
         drive(tier.delete(keys[:2]))
 
-        assert [drive(tier.read(key)) for key in keys[:2]] == [None, None]
-        assert drive(tier.read(keys[2])).payload == b"kept"
+        assert [drive(tier.read(Names(key))) for key in keys[:2]] == [None, None]
+        assert drive(tier.read(Names(keys[2]))).payload == b"kept"
 
     def test_expired_entry_is_a_miss(self, tier, drive, prefix):
         """An entry is not given after its time, or is known to be over."""
-        drive(tier.write(f"{prefix}:a", entry(created=time.time() - 10.0, ttl=10.0)))
+        drive(self.write(tier, Names(f"{prefix}:a"), entry(created=time.time() - 10.0, ttl=10.0)))
 
-        found = drive(tier.read(f"{prefix}:a"))
+        found = drive(tier.read(Names(f"{prefix}:a")))
 
         assert found is None or not found.is_fresh(time.time())
+
+    def test_deleted_tag_ends_its_entries(self, tier, drive, prefix):
+        """All entries with the tag are no copies any more, others are left."""
+        tagged, other = Names(f"{prefix}:a", (f"{prefix}:#t", f"{prefix}:#u")), Names(f"{prefix}:b", (f"{prefix}:#u",))
+        drive(self.write(tier, tagged, entry()))
+        drive(self.write(tier, other, entry(b"kept")))
+
+        drive(tier.delete([f"{prefix}:#t"]))
+
+        found = drive(tier.read(tagged))
+        assert found is None or found.is_revoked
+        assert not drive(tier.read(other)).is_revoked

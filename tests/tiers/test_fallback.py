@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 
 from redis_integration.conf import get_settings
 from redis_integration.flow import run
+from redis_integration.keys import Names
 from redis_integration.models import FallbackEntry
 from redis_integration.tiers.fallback import FallbackTier
 from tests.tiers.contract import TierContract, entry
@@ -39,10 +40,13 @@ class TestFallbackTier(TierContract):
     def tier(self, tier):
         return tier
 
+    def write(self, tier, names, entry):
+        return tier.write(names, entry)
+
 
 def test_row_is_fresh_for_fallback_ttl_at_most(tier):
     """A ttl of an hour gives a row of ten seconds."""
-    run(tier.write("a", entry(ttl=3600.0)))
+    run(tier.write(Names("a"), entry(ttl=3600.0)))
 
     row = FallbackEntry.objects.get()
     assert timedelta(seconds=9) < row.fresh_until - row.started <= timedelta(seconds=10.1)
@@ -50,18 +54,18 @@ def test_row_is_fresh_for_fallback_ttl_at_most(tier):
 
 def test_row_of_an_earlier_outage_is_not_believed(tier, outage):
     """A row whose origin call began before this outage is older than invalidations it has not seen."""
-    run(tier.write("a", entry()))
+    run(tier.write(Names("a"), entry()))
     outage.seconds = 0.0
 
-    assert run(tier.read("a")) is None
+    assert run(tier.read(Names("a"))) is None
 
 
 def test_expired_row_is_a_miss(tier):
     """A row past its time is not given."""
-    run(tier.write("a", entry()))
+    run(tier.write(Names("a"), entry()))
     FallbackEntry.objects.update(fresh_until=Now() - timedelta(seconds=1))
 
-    assert run(tier.read("a")) is None
+    assert run(tier.read(Names("a"))) is None
 
 
 def test_missing_table_is_a_miss_and_one_line(tier, caplog):
@@ -69,8 +73,8 @@ def test_missing_table_is_a_miss_and_one_line(tier, caplog):
     with connection.schema_editor() as editor:
         editor.delete_model(FallbackEntry)
     try:
-        assert run(tier.read("a")) is None
-        run(tier.write("a", entry()))
+        assert run(tier.read(Names("a"))) is None
+        run(tier.write(Names("a"), entry()))
         run(tier.delete(["a"]))
     finally:
         with connection.schema_editor() as editor:
@@ -85,7 +89,7 @@ def test_database_error_does_not_break_the_callers_transaction(tier):
         editor.delete_model(FallbackEntry)
     try:
         with transaction.atomic():
-            run(tier.read("a"))
+            run(tier.read(Names("a")))
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
                 assert cursor.fetchone() == (1,)
@@ -97,11 +101,11 @@ def test_database_error_does_not_break_the_callers_transaction(tier):
 def test_hit_is_one_query_and_a_store_at_most_two(tier, django_assert_num_queries):
     """The cost of a row, counted."""
     with django_assert_num_queries(2):
-        run(tier.write("a", entry()))
+        run(tier.write(Names("a"), entry()))
     with django_assert_num_queries(1):
-        run(tier.write("a", entry()))
+        run(tier.write(Names("a"), entry()))
     with django_assert_num_queries(1):
-        run(tier.read("a"))
+        run(tier.read(Names("a")))
     with django_assert_num_queries(1):
         run(tier.delete(["a"]))
 
@@ -113,15 +117,15 @@ def test_switched_off_it_asks_no_database(settings, option, django_assert_num_qu
     tier = FallbackTier(get_settings(), seconds_open=Outage())
 
     with django_assert_num_queries(0):
-        run(tier.write("a", entry()))
+        run(tier.write(Names("a"), entry()))
         run(tier.delete(["a"]))
 
-        assert run(tier.read("a")) is None
+        assert run(tier.read(Names("a"))) is None
 
 
 def test_slow_computation_ages_the_row(tier):
     """The row's time counts from the beginning of the origin call, not from its end."""
-    run(tier.write("a", entry()._replace(took=4.0)))
+    run(tier.write(Names("a"), entry()._replace(took=4.0)))
 
     row = FallbackEntry.objects.get()
     assert row.fresh_until - row.started <= timedelta(seconds=10.1)
@@ -130,9 +134,9 @@ def test_slow_computation_ages_the_row(tier):
 
 def test_row_of_a_computation_slower_than_fallback_ttl_is_not_believed(tier):
     """A value that took longer than the bound is too old when it is there."""
-    run(tier.write("a", entry()._replace(took=11.0)))
+    run(tier.write(Names("a"), entry()._replace(took=11.0)))
 
-    assert run(tier.read("a")) is None
+    assert run(tier.read(Names("a"))) is None
 
 
 def test_error_that_is_no_database_error_is_a_miss(tier, caplog):
@@ -143,7 +147,7 @@ def test_error_that_is_no_database_error_is_a_miss(tier, caplog):
 
     tier._select = broken
 
-    assert run(tier.read("a")) is None
+    assert run(tier.read(Names("a"))) is None
     assert "RuntimeError: no such app" in caplog.text
 
 
@@ -162,17 +166,17 @@ def test_delete_without_the_app_is_a_line_in_the_log(tier, caplog):
 
 def test_many_keys_are_deleted_in_bounded_batches(tier, django_assert_num_queries):
     """More keys than a database takes in one statement left their rows in place."""
-    run(tier.write("999", entry()))
+    run(tier.write(Names("999"), entry()))
 
     with django_assert_num_queries(2):
         run(tier.delete([str(number) for number in range(1000)]))
 
-    assert run(tier.read("999")) is None
+    assert run(tier.read(Names("999"))) is None
 
 
 def test_write_says_whether_it_stored(tier, settings):
     """Without a database the answer said it was stored in the fallback tier."""
     settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "FALLBACK": None}}
 
-    assert run(tier.write("a", entry())) is True
+    assert run(tier.write(Names("a"), entry())) is True
     assert run(FallbackTier(get_settings(), seconds_open=Outage()).write("a", entry())) is False

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
 from redis_integration import get_redis
 from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flow import run
+from redis_integration.keys import Names
 from redis_integration.policy import Redis
 from redis_integration.tiers.redis import get_redis_tier, start_afresh
 from tests.tiers.contract import TierContract, entry
@@ -16,6 +18,16 @@ class TestRedisTier(TierContract):
     @pytest.fixture
     def tier(self, live, is_async):
         return get_redis_tier("default", is_async=is_async)
+
+    def write(self, tier, names, entry):
+        return store(tier, names, entry)
+
+
+def store(tier, names, entry):
+    """A flow that stores this entry as a computing caller does."""
+    lease = yield from tier.lease(names, None, seconds=10.0, kept=60.0, replace=True)
+    kept = max(0.001, entry.fresh_until - time.time())
+    return (yield from tier.fill(names, lease, entry, kept=kept))
 
 
 @pytest.fixture
@@ -30,7 +42,7 @@ def tier_of_own(live_own):
 
 def test_every_key_has_a_time_to_live(tier, prefix):
     """What is written expires when it is no longer kept."""
-    run(tier.write(f"{prefix}:a", entry(ttl=60.0)))
+    run(store(tier, Names(f"{prefix}:a"), entry(ttl=60.0)))
 
     assert 0 < get_redis().pttl(f"{prefix}:a") <= 60_000
 
@@ -40,7 +52,7 @@ def test_key_of_another_type_is_foreign_and_left_alone(tier, prefix):
     get_redis().lpush(f"{prefix}:a", "x")
 
     with pytest.raises(RedisUnavailable) as caught:
-        run(tier.read(f"{prefix}:a"))
+        run(tier.read(Names(f"{prefix}:a")))
 
     assert caught.value.kind == "foreign key"
     assert tier.breaker.is_closed
@@ -52,16 +64,16 @@ def test_bytes_that_are_not_ours_are_unreadable(tier, prefix):
     get_redis().set(f"{prefix}:a", "not ours", ex=60)
 
     with pytest.raises(UnreadableEntry):
-        run(tier.read(f"{prefix}:a"))
+        run(tier.read(Names(f"{prefix}:a")))
 
 
 def test_entry_under_another_key_is_unreadable(tier, prefix):
     """An entry names its key: a copy of it elsewhere is not believed."""
-    run(tier.write(f"{prefix}:a", entry()))
+    run(store(tier, Names(f"{prefix}:a"), entry()))
     get_redis().copy(f"{prefix}:a", f"{prefix}:b")
 
     with pytest.raises(UnreadableEntry, match="another key"):
-        run(tier.read(f"{prefix}:b"))
+        run(tier.read(Names(f"{prefix}:b")))
 
 
 def test_sync_and_async_share_the_breaker(live):
@@ -88,7 +100,7 @@ def test_open_breaker_is_not_waited_for(tier, prefix):
     """While Redis is down, it is not asked."""
     tier.breaker.open("gone")
 
-    assert run(tier.state(f"{prefix}:a")) is Redis.DOWN
+    assert run(tier.state(Names(f"{prefix}:a"))) is Redis.DOWN
     with pytest.raises(RedisUnavailable):
         run(tier.delete([f"{prefix}:a"]))
 
@@ -96,39 +108,39 @@ def test_open_breaker_is_not_waited_for(tier, prefix):
 def test_unconfirmed_invalidation_is_repeated_before_redis_is_believed(tier_of_own, prefix):
     """An entry whose invalidation was lost in an outage is gone when the breaker closes."""
     key = f"{prefix}:a"
-    run(tier_of_own.write(key, entry()))
+    run(store(tier_of_own, Names(key), entry()))
     tier_of_own.breaker.open("gone")
     with pytest.raises(RedisUnavailable):
         run(tier_of_own.delete([key]))
     tier_of_own.breaker._due = 0
 
-    assert run(tier_of_own.state(key)) is Redis.UP
-    assert run(tier_of_own.read(key)) is None
+    assert run(tier_of_own.state(Names(key))) is Redis.UP
+    assert run(tier_of_own.read(Names(key))) is None
     assert not tier_of_own.pending
 
 
 def test_server_that_refuses_writes_is_not_believed(tier_of_own, prefix, caplog):
     """A replica answers reads, but the breaker that is tried with a write stays open."""
-    run(tier_of_own.write(f"{prefix}:a", entry()))
+    run(store(tier_of_own, Names(f"{prefix}:a"), entry()))
     tier_of_own.breaker.open("gone")
     tier_of_own.breaker._due = 0
     get_redis().replicaof("127.0.0.1", "1")
 
-    assert run(tier_of_own.state(f"{prefix}:a")) is Redis.DOWN
+    assert run(tier_of_own.state(Names(f"{prefix}:a"))) is Redis.DOWN
 
 
 def test_full_server_refuses_stores_and_keeps_the_breaker_closed(tier_of_own, prefix):
     """OOM skips the store; reads and invalidations go on."""
-    run(tier_of_own.write(f"{prefix}:a", entry()))
+    run(store(tier_of_own, Names(f"{prefix}:a"), entry()))
     get_redis().config_set("maxmemory", 1)
 
     with pytest.raises(RedisUnavailable, match="maxmemory") as caught:
-        run(tier_of_own.write(f"{prefix}:b", entry()))
+        run(store(tier_of_own, Names(f"{prefix}:b"), entry()))
 
     assert caught.value.kind == "full"
-    assert run(tier_of_own.read(f"{prefix}:a")) is not None
+    assert run(tier_of_own.read(Names(f"{prefix}:a"))) is not None
     run(tier_of_own.delete([f"{prefix}:a"]))
-    assert run(tier_of_own.read(f"{prefix}:a")) is None
+    assert run(tier_of_own.read(Names(f"{prefix}:a"))) is None
 
 
 def test_pending_name_is_bypassed_while_redis_is_up(tier, prefix):
@@ -136,8 +148,8 @@ def test_pending_name_is_bypassed_while_redis_is_up(tier, prefix):
     tier.pending[object()] = f"{prefix}:a"
     tier.breaker._due = float("inf")
 
-    assert run(tier.state(f"{prefix}:a")) is Redis.SHY
-    assert run(tier.state(f"{prefix}:b")) is Redis.UP
+    assert run(tier.state(Names(f"{prefix}:a"))) is Redis.SHY
+    assert run(tier.state(Names(f"{prefix}:b"))) is Redis.UP
 
 
 def test_many_keys_are_unlinked_in_bounded_batches(tier, prefix):
@@ -156,9 +168,9 @@ def test_lost_redis_is_logged_once(tier_of_own, live_own, prefix, caplog):
 
     for_each = [pytest.raises(RedisUnavailable) for _ in range(3)]
     with for_each[0]:
-        run(tier_of_own.read(f"{prefix}:a"))
+        run(tier_of_own.read(Names(f"{prefix}:a")))
     with for_each[1]:
-        run(tier_of_own.read(f"{prefix}:a"))
+        run(tier_of_own.read(Names(f"{prefix}:a")))
 
     assert len(caplog.messages) == 1
     assert "Is the server running" in caplog.messages[0]

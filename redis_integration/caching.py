@@ -1,0 +1,124 @@
+"""What the flow is told about one origin, and what it answers. Nothing here asks a tier."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+from redis_integration.codecs import Codec
+from redis_integration.conf import get_settings
+from redis_integration.entries import Entry
+from redis_integration.exceptions import UnreadableEntry, UnstorableValue
+from redis_integration.policy import Reading, TierName
+from redis_integration.tiers.fallback import FallbackTier
+from redis_integration.tiers.redis import get_redis_tier
+
+logger = logging.getLogger("redis_integration")
+
+# A value that takes longer to send than COMMAND_TIMEOUT would look like a Redis that is down.
+MAX_ENTRY_BYTES = 1_000_000
+
+
+class Outcome(NamedTuple):
+    """What the origin gave: a value, or an error; and in words why the value may not be stored, if so."""
+
+    value: Any = None
+    # Empty, or one error; emptied when it is raised, since the frames of its traceback hold this.
+    error: list[Exception] | tuple[()] = ()
+    why_not_stored: str | None = None
+
+
+class Answer(NamedTuple):
+    """What a call gets, and from where: a tier's name, "origin", or the "flight" it had joined.
+
+    `stored` is the tier it was written to.
+    """
+
+    outcome: Outcome
+    source: str
+    stored: str | None = None
+    is_foreign: bool = False
+    is_stale: bool = False
+
+
+class Tiers:
+    """The tiers of one alias, sync or async; the fallback tier is made only when it is needed."""
+
+    def __init__(self, alias: str, *, is_async: bool) -> None:
+        self.alias = alias
+        self.is_async = is_async
+        self.redis = get_redis_tier(alias, is_async=is_async)
+        self.pause: Callable[[float], Any] = asyncio.sleep if is_async else time.sleep
+
+    @property
+    def fallback(self) -> FallbackTier:
+        return FallbackTier(get_settings(self.alias), seconds_open=self.redis.breaker.seconds_open)
+
+
+# What was decorated, for the system checks.
+every_caching: WeakSet[Caching] = WeakSet()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Caching:
+    """How the results of one origin are cached."""
+
+    name: str
+    ttl: float  # seconds
+    codec: Codec
+    lease_timeout: float  # seconds: how long one caller may compute while all others wait for it
+    alias: str = "default"
+
+    def __post_init__(self) -> None:
+        every_caching.add(self)
+
+    def judge(self, entry: Entry | None, reading: Reading, tier: TierName) -> tuple[Reading, Any]:
+        """The reading after this tier was asked, and the value if it held a copy. Raises UnreadableEntry."""
+        if entry is None or entry.is_revoked:
+            return reading, None
+        value = self.decode(entry.payload, entry.codec)
+        return reading._replace(found=tier, is_stale=not entry.is_fresh(time.time())), value
+
+    def decode(self, payload: bytes, codec: int) -> Any:
+        """The value of these bytes. Raises UnreadableEntry."""
+        if codec != self.codec.number:
+            raise UnreadableEntry(f"It was written by codec {codec}, not by {self.codec.name!r}.")
+        return self.codec.decode(payload)
+
+    def encode(self, outcome: Outcome, took: float) -> tuple[Outcome, Entry | None]:
+        """The entry to store; None, and the outcome says why, where there is none to be stored."""
+        if outcome.error or outcome.why_not_stored is not None:
+            return outcome, None
+        try:
+            payload = self.codec.encode(outcome.value)
+            if len(payload) > MAX_ENTRY_BYTES:
+                raise UnstorableValue(f"Its {len(payload):,} bytes are more than {MAX_ENTRY_BYTES:,}.")
+        except UnstorableValue as error:
+            logger.warning(
+                "redis_integration.value_unstorable %s returned a value that is not stored: %s", self.name, error
+            )
+            return outcome._replace(why_not_stored="unstorable value"), None
+        # Freshness counts from the end: else a slow origin with a short ttl would never be cached.
+        now = time.time()
+        return outcome, Entry(payload, self.codec.number, created=now, fresh_until=now + self.ttl, took=took)
+
+
+def attempt(origin: Callable[[], Any]) -> Outcome:
+    """The outcome of calling this origin: an error of its own is a value here, so that no tier's error is taken for it."""
+    try:
+        return Outcome(origin())
+    except Exception as error:
+        return Outcome(error=[error])
+
+
+async def aattempt(origin: Callable[[], Any]) -> Outcome:
+    """See `attempt`."""
+    try:
+        return Outcome(await origin())
+    except Exception as error:
+        return Outcome(error=[error])

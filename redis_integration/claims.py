@@ -1,0 +1,147 @@
+"""What one call knows of its entry, and its way to the lease that lets it store what it computes. It computes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from functools import partial
+from random import uniform
+from time import monotonic
+from typing import Any
+
+from redis_integration.caching import Answer, Caching, Outcome, Tiers
+from redis_integration.entries import Entry
+from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
+from redis_integration.flow import Flow, arun, run
+from redis_integration.keys import Names
+from redis_integration.policy import Action, Reading, Redis, Right, TierName, decide
+from redis_integration.tiers.redis import Lease, get_redis_tier
+from redis_integration.transactions import LateFill
+
+logger = logging.getLogger("redis_integration")
+
+# Seconds between two tries for a lease that another has: from, to, and how much longer each time.
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.25
+GROWTH = 1.5
+
+# An event loop keeps its tasks only weakly.
+_tasks: set[asyncio.Task[None]] = set()
+
+
+class Claim:
+    """One call's knowledge: `seen` is the entry it read and cannot use, `value` that of a copy, `lease` its lease."""
+
+    def __init__(self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool) -> None:
+        self.caching = caching
+        self.names = names
+        self.tiers = tiers
+        self.reading = reading
+        self.is_refresh = is_refresh
+        self.is_foreign = False
+        self.seen: Entry | None = None
+        self.value: Any = None
+        self.lease: Lease | None = None
+
+    def take(self, entry: Entry | None, tier: TierName) -> None:
+        """Note what this tier held. Raises UnreadableEntry."""
+        self.seen = entry
+        self.reading, self.value = self.caching.judge(entry, self.reading, tier)
+
+    def refuse(self, failure: RedisUnavailable | UnreadableEntry, *, redis: Redis) -> None:
+        """Note that Redis did not answer, or not with an entry."""
+        self.is_foreign = isinstance(failure, UnreadableEntry) or failure.kind is Kind.FOREIGN
+        self.reading = self.reading._replace(redis=redis)
+
+    def found(self) -> Answer:
+        """The answer that is a copy."""
+        return Answer(Outcome(self.value), self.reading.found or "", is_stale=self.reading.is_stale)
+
+    def win(self, *, may_wait: bool) -> Flow[Action]:
+        """Try for the lease until there is something else to do. No connection is held between two tries."""
+        give_up = monotonic() + self.caching.lease_timeout
+        pause = FIRST_PAUSE
+        while (action := decide(self.reading)).verb in ("lease", "wait"):
+            if action.verb == "lease":
+                yield from self._ask()
+            elif not may_wait or (remaining := give_up - monotonic()) <= 0:
+                self.reading = self.reading._replace(right=Right.LATE)
+            else:
+                yield self.tiers.pause(min(remaining, pause * uniform(0.5, 1.0)))
+                pause = min(pause * GROWTH, LONGEST_PAUSE)
+                self.reading = self.reading._replace(right=Right.UNKNOWN)
+        return action
+
+    def _ask(self) -> Flow[None]:
+        try:
+            got = yield from self.tiers.redis.lease(
+                self.names,
+                self.seen,
+                seconds=self.caching.lease_timeout,
+                kept=self.caching.ttl,
+                replace=self.is_refresh,
+            )
+            if isinstance(got, Entry):
+                self.take(got, "redis")
+            else:
+                self.lease = got
+                self.reading = self.reading._replace(right=Right.HELD if got is None else Right.WON)
+        except (RedisUnavailable, UnreadableEntry) as failure:
+            logger.debug("redis_integration.lease_refused %s: %s", self.names.key, failure)
+            self.refuse(failure, redis=Redis.SHY)
+
+    def fill(self, entry: Entry | None, took: float) -> Flow[bool]:
+        """Store the entry, which took so many seconds, and let the lease go; None only lets it go. Whether accepted."""
+        assert self.lease is not None
+        try:
+            is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=self.caching.ttl)
+        except RedisUnavailable as failure:
+            logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
+            self.is_foreign = failure.kind is Kind.FOREIGN
+            return False
+        if not is_accepted and took > self.caching.lease_timeout:
+            logger.warning(
+                "redis_integration.lease_expired %s took %.1f s, longer than its lease_timeout of %.1f s, and was not "
+                "stored. Raise lease_timeout.",
+                self.caching.name,
+                took,
+                self.caching.lease_timeout,
+            )
+        return is_accepted
+
+    def late_fill(self, entry: Entry) -> LateFill:
+        """The same for a commit: sync, whoever computes, since Django calls it."""
+        assert self.lease is not None
+        fill = partial(get_redis_tier(self.caching.alias, is_async=False).fill, self.names, self.lease)
+        return LateFill(
+            self.names.key,
+            fill=lambda: _run_quietly(fill(entry, kept=self.caching.ttl)),
+            let_go=lambda: _run_quietly(fill(None)),
+        )
+
+    def let_go_soon(self) -> None:
+        """Release the lease of an interrupted call, whose flow cannot wait for anything any more."""
+        if self.lease is None:
+            return
+        with suppress(Exception):
+            release = get_redis_tier(self.caching.alias, is_async=self.tiers.is_async).fill(
+                self.names, self.lease, None
+            )
+            if not self.tiers.is_async:
+                run(release)
+                return
+            task = asyncio.get_running_loop().create_task(_quietly(release))
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # a loop that ends now need not wait for it
+            _tasks.add(task)
+            task.add_done_callback(_tasks.discard)
+
+
+def _run_quietly(flow: Flow[bool]) -> None:
+    with suppress(RedisUnavailable):
+        run(flow)
+
+
+async def _quietly(flow: Flow[bool]) -> None:
+    with suppress(RedisUnavailable):
+        await arun(flow)

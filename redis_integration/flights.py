@@ -1,0 +1,220 @@
+"""Flights: the computations of this process that other threads and tasks may join. They store nothing and ask no tier.
+
+No condition variable and no concurrent.futures.Future: an interrupt between taking their lock and guarding it leaves them
+locked for ever (so hung redis-py's blocking pool). Here a waiter owns its gate, and looks again every WAIT_SLICE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from enum import StrEnum
+from functools import partial
+from time import monotonic
+from typing import NamedTuple
+
+from redis_integration.flow import Flow
+from redis_integration.keys import Names
+from redis_integration.pools import run_in_child
+
+# Seconds. Only for a wake-up that was lost with an interrupted thread.
+WAIT_SLICE = 0.1
+# Keys whose last computation was nobody else's business, and for how many seconds that is believed.
+PRIVATE_KEYS = 10_000
+PRIVATE_FOR = 10.0
+
+Place = tuple[str, str, bool]
+
+
+class Verdict(StrEnum):
+    """What those who joined make of a flight."""
+
+    ACCEPTED = "accepted"  # take what it brought
+    REFUSED = "refused"  # it was invalidated, or lost: start over
+    PRIVATE = "private"  # it cannot be shared, or was too slow: compute alone
+
+
+class Landing(NamedTuple):
+    """The end of a flight: for those who joined, the encoded value or the origin's error."""
+
+    verdict: Verdict
+    payload: bytes | None = None
+    error: Exception | None = None
+
+
+REFUSED = Landing(Verdict.REFUSED)
+PRIVATE = Landing(Verdict.PRIVATE)
+
+
+class Pilot:
+    """Held by the one flow that computes, and by nobody else: when it dies, however it dies, its flight is over."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Flight:
+    """One computation. `place` is key, tier that will be written to, and whether its callers are async."""
+
+    def __init__(self, place: Place, names: Iterable[str], pilot: Pilot) -> None:
+        self.place = place
+        self.names = frozenset(names)
+        self.after: Flight | None = None
+        self.waits_for: Flight | None = None
+        self.is_open = True
+        self.is_ended = False
+        self.has_company = False
+        self.landing: Landing | None = None
+        self._pilot = weakref.ref(pilot)
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    @property
+    def is_over(self) -> bool:
+        return self.landing is not None or self._pilot() is None
+
+    def wait(self, seconds: float) -> bool:
+        """Return when the flight is over, after `seconds` at the latest; whether it is."""
+        gate, give_up = threading.Lock(), monotonic() + seconds
+        gate.acquire()
+        self._waiting.append(gate.release)
+        while not self.is_over and (remaining := give_up - monotonic()) > 0:
+            gate.acquire(timeout=min(remaining, WAIT_SLICE))
+        return self.is_over
+
+    async def await_(self, seconds: float) -> bool:
+        """See `wait`. The owner may be in another thread; to cancel this wait disturbs nobody else's."""
+        gate, give_up = asyncio.Event(), monotonic() + seconds
+        self._waiting.append(partial(_wake, asyncio.get_running_loop(), gate))
+        while not self.is_over and (remaining := give_up - monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(remaining, WAIT_SLICE)):
+                    await gate.wait()
+        return self.is_over
+
+    def land(self, landing: Landing) -> None:
+        """End it: callers take no longer part, and those who joined go on."""
+        self.landing = landing
+        leave(self)
+        with contextlib.suppress(IndexError):
+            while True:
+                self._waiting.popleft()()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, gate: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody waiting
+        loop.call_soon_threadsafe(gate.set)
+
+
+_flights: dict[Place, Flight] = {}
+# Of C, so that no interrupt comes between taking and guarding it.
+_lock = threading.RLock()
+# The flights whose origin calls are running here: also child tasks, and threads that asgiref starts, inherit it.
+_aboard: ContextVar[tuple[Flight, ...]] = ContextVar("redis_integration.aboard", default=())
+_private: dict[str, float] = {}
+
+
+def enter(place: Place, names: Names, *, supersede: bool = False) -> tuple[Flight, Pilot | None]:
+    """The flight to join, or a new one and its pilot. A flight that takes no more callers has the new one wait for it.
+
+    With `supersede` always a new one: later callers join it, and not what began before.
+    """
+    pilot = Pilot()
+    flight = Flight(place, (names.key, *names.tags), pilot)
+    with _lock:
+        there = _flights.get(place)
+        if there is not None and not there.is_over and not supersede:
+            if there.is_open:
+                there.has_company = True
+                return there, None
+            flight.after = there
+        _flights[place] = flight
+    return flight, pilot
+
+
+def begin(flight: Flight) -> None:
+    """From now on it takes no more callers; who comes later forms the next one, behind it."""
+    with _lock:
+        flight.is_open = False
+    flight.after = None
+
+
+def leave(flight: Flight) -> None:
+    """From now on it takes no more callers; who comes later does not wait for it."""
+    with _lock:
+        flight.is_open = False
+        if _flights.get(flight.place) is flight:
+            del _flights[flight.place]
+
+
+def end(names: Iterable[str]) -> None:
+    """No later caller joins a flight with one of these names, be it a key or a tag."""
+    ended = frozenset(names)
+    with _lock:
+        for flight in [flight for flight in _flights.values() if not ended.isdisjoint(flight.names)]:
+            flight.is_ended = True
+            leave(flight)
+
+
+def join(flight: Flight, seconds: float, *, is_async: bool) -> Flow[Landing]:
+    """How the flight ended, after `seconds` at the latest. A flight that waits for its own caller is not waited for."""
+    aboard = _aboard.get()
+    for mine in aboard:
+        mine.waits_for = flight
+    try:
+        if _waits_for_any(flight, aboard):
+            return PRIVATE
+        is_over = yield flight.await_(seconds) if is_async else flight.wait(seconds)
+        return (flight.landing or REFUSED) if is_over else PRIVATE
+    finally:
+        for mine in aboard:
+            mine.waits_for = None
+
+
+def _waits_for_any(flight: Flight, aboard: tuple[Flight, ...]) -> bool:
+    step: Flight | None = flight
+    for _ in range(100):  # two that enter at once may have made a circle, of which each has seen one half
+        if step is None or step in aboard:
+            break
+        step = step.waits_for
+    return step is not None
+
+
+@contextlib.contextmanager
+def boarding(flight: Flight | None) -> Iterator[None]:
+    """While this lasts, calls for what this flight computes are its own origin's."""
+    before = _aboard.get()
+    _aboard.set(before if flight is None else (*before, flight))
+    try:
+        yield
+    finally:
+        # Not by token: a flow that the garbage collector closes is in another context.
+        _aboard.set(before)
+
+
+def remember_private(key: str, *, is_private: bool) -> None:
+    """Whether the last computation of this key was nobody else's business, such as a visitor's own page."""
+    if not is_private:
+        _private.pop(key, None)
+        return
+    if len(_private) >= PRIVATE_KEYS:
+        _private.clear()
+    _private[key] = monotonic() + PRIVATE_FOR
+
+
+def is_private(key: str) -> bool:
+    """Whether to wait for somebody else's computation of this key is likely to be in vain."""
+    return bool(_private) and _private.get(key, 0.0) > monotonic()
+
+
+def _start_afresh() -> None:
+    global _lock
+    _lock = threading.RLock()
+    _flights.clear()
+    _aboard.set(())
+
+
+run_in_child(_start_afresh)
