@@ -7,32 +7,17 @@ Usage: python -m benchmarks.hits [--rounds N] [--calls N]. Starts a server of it
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
-from importlib.metadata import version
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from benchmarks.rounds import Subject, machine, measure, table
+from benchmarks.rounds import Subject, measure, repeat, repeat_async, table
+from benchmarks.setting import configure, describe
 from demo_project.server import start_server
 
 HTML = "<li>A product with a name and a price</li>\n" * 120
-
-
-def configure(url: str) -> None:
-    import django
-    from django.conf import settings
-
-    settings.configure(
-        ALLOWED_HOSTS=["testserver"],
-        SECRET_KEY="benchmark",
-        INSTALLED_APPS=["redis_integration"],
-        REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "bench", "DATABASE": None}},
-        CACHES={
-            "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url},
-            "django_redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url},
-        },
-    )
-    django.setup()
+VALUE = {f"field{number}": number for number in range(20)}
+TAGS = ["values", "value:{pk}"]
 
 
 def functions(url: str) -> Mapping[str, Subject]:
@@ -41,21 +26,46 @@ def functions(url: str) -> Mapping[str, Subject]:
     from redis_integration import cache_aside, get_redis
     from redis_integration.pools import exchange
 
-    value = {f"field{number}": number for number in range(20)}
-
     @cache_aside(ttl=600, key="value:{pk}")
     def load(pk: int) -> dict[str, int]:
-        return value
+        return VALUE
+
+    @cache_aside(ttl=600, key="tagged:{pk}", tags=TAGS)
+    def load_tagged(pk: int) -> dict[str, int]:
+        return VALUE
 
     load(7)
+    load_tagged(7)
     key = load.key_for(7)
+    names = [load_tagged.key_for(7), "bench:#values", "bench:#value:7"]
     client = redis.Redis.from_url(url)
     pooled = get_redis()
     return {
         "redis-py GET, bytes": lambda: client.get(key),
+        "redis-py MGET of entry and two tags, bytes": lambda: client.mget(names),
         "GET on our pool, bytes": lambda: pooled.get(key),
         "exchange of a GET, bytes": lambda: exchange("default", [("GET", key)]),
         "@cache_aside function, value": lambda: load(7),
+        "@cache_aside function with two tags, value": lambda: load_tagged(7),
+    }
+
+
+def coroutines(client: Any) -> Mapping[str, Callable[[], Awaitable[object]]]:
+    from redis_integration import cache_aside
+
+    @cache_aside(ttl=600, key="awaited:{pk}")
+    async def load(pk: int) -> dict[str, int]:
+        return VALUE
+
+    @cache_aside(ttl=600, key="awaited-tagged:{pk}", tags=TAGS)
+    async def load_tagged(pk: int) -> dict[str, int]:
+        return VALUE
+
+    key = load.key_for(7)
+    return {
+        "redis.asyncio GET, bytes": lambda: client.get(key),
+        "@cache_aside coroutine function, value": lambda: load(7),
+        "@cache_aside coroutine function with two tags, value": lambda: load_tagged(7),
     }
 
 
@@ -72,6 +82,7 @@ def views(url: str) -> Mapping[str, Subject]:
 
     decorated: dict[str, Any] = {
         "@cache_aside_view": cache_aside_view(ttl=600, namespace="page")(page),
+        "@cache_aside_view with two tags": cache_aside_view(ttl=600, namespace="tagged", tags=["pages", "all"])(page),
         "cache_page, Django's RedisCache": cache_page(600)(page),
         "cache_page, django-redis": cache_page(600, cache="django_redis")(page),
     }
@@ -91,17 +102,24 @@ def views(url: str) -> Mapping[str, Subject]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--calls", type=int, default=200)
-    options = parser.parse_args()
-    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
-    with start_server() as server:
+    parser.add_argument("--rounds", type=int, default=80)
+    parser.add_argument("--calls", type=int, default=100)
+    options = vars(parser.parse_args())
+    with start_server() as server, asyncio.Runner() as runner:
+        import redis.asyncio
+
         configure(server.url)
-        packages = ", ".join(f"{name} {version(name)}" for name in ("django", "redis", "hiredis", "django-redis"))
-        print(f"{machine()}; {server.name} on loopback; {packages}.")
-        print(f"{options.rounds} rounds of {options.calls} calls, interleaved.\n")
-        for title, make in {"cached function": functions, "cached view, 5 kB": views}.items():
-            print(table(title, measure(make(server.url), rounds=options.rounds, calls=options.calls)), end="\n\n")
+        print(describe(server.name))
+        print("What a hit costs: {rounds} rounds of {calls} calls, interleaved.\n".format(**options))
+        client = redis.asyncio.Redis.from_url(server.url)
+        tables = {
+            "cached function": repeat(functions(server.url)),
+            "cached coroutine function": repeat_async(coroutines(client), runner.get_loop()),
+            "cached view, 5 kB": repeat(views(server.url)),
+        }
+        for title, batches in tables.items():
+            print(table(title, measure(batches, **options)), end="\n\n", flush=True)
+        runner.run(client.aclose())
 
 
 if __name__ == "__main__":

@@ -37,12 +37,12 @@ class Arguments:
     """Binds the arguments of each call to a function's parameters; built when the function is decorated."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.signature = inspect.signature(function)
-        self.names = (*self.signature.parameters,)
+        self._signature = inspect.signature(function)
+        self.names = (*self._signature.parameters,)
         named = getattr(function, "view_class", function)
         called = f"{named.__module__}.{getattr(named, '__qualname__', type(named).__name__)}"
         self.described = f"{called}({', '.join(self.names)})"
-        parameters = self.signature.parameters.values()
+        parameters = self._signature.parameters.values()
         kinds = [each.kind for each in parameters]
         self._defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
         is_simple = {*kinds} <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
@@ -84,7 +84,7 @@ class Arguments:
 
     def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         try:
-            bound = self.signature.bind(*args, **kwargs)
+            bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.described}: {error}.") from None
         bound.apply_defaults()
@@ -101,7 +101,7 @@ class Arguments:
         if match and name in self.names:
             return name, self.names.index(name), steps
         keywords = inspect.Parameter.VAR_KEYWORD
-        if match and options and self.names and self.signature.parameters[self.names[-1]].kind is keywords:
+        if match and options and self.names and self._signature.parameters[self.names[-1]].kind is keywords:
             return name, len(self.names) - 1, [_option(name), *steps]
         remedy = f"Use one of: {', '.join(self.names)}." if self.names else "Leave it out."
         raise TypeError(f"{source} names {name!r}, which is no parameter of {self.described}. {remedy}")

@@ -61,7 +61,7 @@ class Computation:
 
     def _stand(self) -> Flow[Standing]:
         try:
-            return (yield Call(partial(stand, self.names.key)))  # type: ignore[no-any-return]
+            return (yield Call(partial(stand, self.names.key, self.claim)))  # type: ignore[no-any-return]
         except Exception as error:  # nobody can say
             logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
             return Standing(is_inside=True)

@@ -168,10 +168,11 @@ def _decorate_async(function: Callable[..., Any], names_for: Callable[..., Names
     async def aexpire(*args: Any, **kwargs: Any) -> None:
         await arun(expire_entries([names_for(args, kwargs).key], alias, is_async=True))
 
+    async def arefresh(*args: Any, **kwargs: Any) -> Any:
+        return await answer(args, kwargs, refresh=True)
+
     decorated: Any = update_wrapper(cached, function)
-    decorated.ainvalidate = ainvalidate
-    decorated.aexpire = aexpire
-    decorated.arefresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
+    decorated.ainvalidate, decorated.aexpire, decorated.arefresh = ainvalidate, aexpire, arefresh
     return decorated
 
 

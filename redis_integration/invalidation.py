@@ -77,15 +77,15 @@ def _after_commit(step: Step, names: Sequence[str], alias: str, *, is_async: boo
         return
     try:
         send = partial(_run_sync, step, names, alias)
-        waits = yield Call(partial(send_on_commit, names, send))
+        is_due = yield Call(partial(send_on_commit, names, send))
     except Exception as error:
         # Nobody can say whether there is a commit to wait for: to send is safe.
         logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
-        waits = False
+        is_due = True
     except BaseException:  # cancelled or interrupted
         Tiers(alias, is_async=is_async).redis.remember(names)
         raise
-    if not waits:
+    if is_due:
         yield from step(names, Tiers(alias, is_async=is_async))
 
 

@@ -87,12 +87,9 @@ class _RowTags:
 
     def before_save(self, sender: type[Model], *, instance: Any, using: str, raw: bool, **kwargs: object) -> None:
         is_adding = instance._state.adding
-        # Such a row Django inserts, and never overwrites another.
-        is_new = (
-            is_adding
-            and not raw
-            and all(field.has_default() or field.has_db_default() for field in sender._meta.pk_fields)
-        )
+        has_default = all(field.has_default() or field.has_db_default() for field in sender._meta.pk_fields)
+        # Such a row Django only inserts.
+        is_new = is_adding and has_default and not raw
         if self.make is None or is_new or not instance._is_pk_set():
             return
         rows = self.find_one(instance, using, may_lock=not is_adding)
@@ -120,13 +117,13 @@ class _RowTags:
         self, sender: type[Model], *, instance: Any, using: str, origin: object = None, **kwargs: object
     ) -> None:
         # The rows of a QuerySet or a cascade Django has just read; the user's own instance may be old or changed.
-        is_users = origin is None or isinstance(origin, type(instance))
+        is_users = origin is None or origin is instance
         self.send(self.tags_of(self.find_one(instance, using, may_lock=True) if is_users else [instance]))
 
     def links_change(self, field: Any, *, instance: Any, action: str, pk_set: Any, **change: Any) -> None:
         if pk_set is not None and not pk_set:
             return
-        slot = f"{self.slot}_links"
+        slot = f"{self.slot}_{field.name}"
         if action.startswith("pre_"):
             vars(instance)[slot] = self.find_linked(field, instance=instance, pks=pk_set, **change)
         # A tag may tell of the links, so it is asked for before and after.

@@ -70,7 +70,7 @@ class TagMaker:
             raise TypeError(f"tags is a {type(tags).__name__}. {_example}")
 
     def names(self, prefix: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        """The full keys of the tags of this call, once each. Two templates take 1.2 µs (Python 3.11).
+        """The full keys of the tags of this call, once each. Two templates of one number each take 1.5 µs (Python 3.11).
 
         Raises UncacheableCall, TypeError for a call that does not fit the function, and what the user's callable raises.
         """

@@ -26,10 +26,17 @@ class Standing(NamedTuple):
     may_wait: bool = True
 
 
-class Unsent:
+class _Callback:
+    def __init__(self) -> None:
+        # Django 5.2 names a callback that raises by this.
+        self.__qualname__ = type(self).__qualname__
+
+
+class Unsent(_Callback):
     """An invalidation that waits for a commit. Django forgets it where there is none, savepoints included."""
 
     def __init__(self, names: Iterable[str], connection: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
+        super().__init__()
         self.names = frozenset(names)
         self.connection = connection
         self.is_sent = False
@@ -41,10 +48,11 @@ class Unsent:
         self._send()
 
 
-class LateFill:
+class LateFill(_Callback):
     """A fill that waits for a commit; `let_go` is for its lease, where the commit does not come."""
 
     def __init__(self, key: str, *, fill: Callable[[], None], let_go: Callable[[], None]) -> None:
+        super().__init__()
         self.key = key
         self.fill = fill
         self.let_go = let_go
@@ -59,6 +67,8 @@ class LateFill:
 class _Mine(threading.local):
     def __init__(self) -> None:
         self.fills: list[LateFill] = []
+        # The calls that compute inside a transaction: each may have a lease that it keeps until the commit.
+        self.callers: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 _mine = _Mine()
@@ -70,8 +80,8 @@ def open_connections() -> list[BaseDatabaseWrapper]:
     return [connection for connection in connections.all(initialized_only=True) if connection.in_atomic_block]
 
 
-def stand(key: str) -> Standing:
-    """Where a call for this key stands that has to be computed."""
+def stand(key: str, caller: object) -> Standing:
+    """Where a call for this key stands that has to be computed. `caller` lives as long as the call."""
     let_go()
     blocks = open_connections()
     if not blocks:
@@ -79,7 +89,9 @@ def stand(key: str) -> Standing:
     # A second computation of what already waits for this commit has no lease to wait for but its own.
     is_waiting = any(late.key == key for late in _mine.fills)
     may_store = len(blocks) == 1 and _reads_committed(blocks[0]) and not is_waiting
-    return Standing(True, blocks[0] if may_store else None, may_wait=not _mine.fills)
+    may_wait = not _mine.fills and not _mine.callers
+    _mine.callers.add(caller)
+    return Standing(True, blocks[0] if may_store else None, may_wait=may_wait)
 
 
 def _reads_committed(connection: BaseDatabaseWrapper) -> bool:
@@ -116,19 +128,17 @@ def _is_waiting(callback: Callable[[], None], connection: BaseDatabaseWrapper) -
 
 
 def send_on_commit(names: Iterable[str], send: Callable[[], None]) -> bool:
-    """Whether there is a commit to wait for. Each open connection's commit sends: too often is safe.
+    """Whether to send at once. Each open connection's commit sends too: too often is safe.
 
-    In front of the other callbacks: one that raises ends those behind it.
+    At once where a connection has no transaction open: what it changed is committed, whatever becomes of the others.
     """
     blocks = open_connections()
     for connection in blocks:
         unsent = Unsent(names, connection, send)
         _unsent.add(weakref.ref(unsent, _unsent.discard))
-        connection.on_commit(unsent, robust=True)
-        # Django's TestCase counts callbacks from the end of the list.
-        if not any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[:1]):
-            connection.run_on_commit.insert(0, connection.run_on_commit.pop())
-    return bool(blocks)
+        _put_in_front(connection, unsent)
+    connected = [connection for connection in connections.all(initialized_only=True) if connection.connection]
+    return not blocks or any(connection not in blocks for connection in connected)
 
 
 def fill_on_commit(late: LateFill, connection: BaseDatabaseWrapper) -> None:
@@ -138,7 +148,16 @@ def fill_on_commit(late: LateFill, connection: BaseDatabaseWrapper) -> None:
         return
     late.connection = connection
     _mine.fills.append(late)
-    connection.on_commit(late, robust=True)
+    _put_in_front(connection, late)
+
+
+def _put_in_front(connection: BaseDatabaseWrapper, callback: Callable[[], None]) -> None:
+    # A callback of others that raises ends those behind it, and one that calls a cached function would find a fill that
+    # is neither sent nor waiting.
+    connection.on_commit(callback, robust=True)
+    # Django's TestCase counts callbacks from the end of the list.
+    if not any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[:1]):
+        connection.run_on_commit.insert(0, connection.run_on_commit.pop())
 
 
 def let_go(**kwargs: Any) -> None:

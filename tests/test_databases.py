@@ -23,7 +23,6 @@ with start_postgres() as server:
     print(server.pid, server.folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-on_one_worker = pytest.mark.xdist_group("postgres")
 
 
 def command_line(pid):
@@ -54,7 +53,6 @@ def ask(alias, query):
         return cursor.fetchone()[0]
 
 
-@on_one_worker
 @pytest.mark.parametrize(
     ("alias", "level"),
     [
@@ -69,14 +67,12 @@ def test_alias_has_the_isolation_level_of_its_name(levels, alias, level):
         assert ask(alias, "SHOW transaction_isolation") == level
 
 
-@on_one_worker
 def test_database_is_this_runs_own(levels, postgres):
     """Its folder is where this run put it, and it listens on no port."""
     assert ask("postgres", "SHOW data_directory") == f"{postgres['postgres']['HOST']}/data"
     assert ask("postgres", "SHOW listen_addresses") == ""
 
 
-@on_one_worker
 def test_added_database_leaves_with_its_connections(postgres, django_db_blocker):
     """Also a connection that another thread opened is closed, and Django knows the alias no more."""
     opened = []
@@ -95,7 +91,6 @@ def test_added_database_leaves_with_its_connections(postgres, django_db_blocker)
     assert "postgres" not in connections
 
 
-@on_one_worker
 def test_stopped_server_leaves_nothing(postgres):
     """After the context there is no process and no folder."""
     with databases.start_postgres() as server:
@@ -106,7 +101,6 @@ def test_stopped_server_leaves_nothing(postgres):
     assert not server.folder.exists()
 
 
-@on_one_worker
 def test_program_killed_takes_its_server_along(postgres):
     """A program that dies by SIGKILL leaves neither a server nor a folder behind."""
     said = subprocess.run([sys.executable, "-c", START_AND_DIE], cwd=ROOT, capture_output=True, text=True, timeout=60)

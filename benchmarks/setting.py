@@ -1,0 +1,76 @@
+"""What all benchmarks stand on: Django's settings around one server, and the peers that are installed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from benchmarks.rounds import machine
+
+PACKAGES = ("django", "redis", "hiredis", "django-redis")
+# From benchmarks/requirements.txt, as they are installed and imported.
+PEERS = ("dogpile.cache", "cashews")
+
+
+def configure(url: str) -> None:
+    """Set Django up with this server, without a database: no benchmark is about an outage."""
+    import django
+    from django.conf import settings
+
+    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+    settings.configure(
+        ALLOWED_HOSTS=["testserver"],
+        SECRET_KEY="benchmark",
+        INSTALLED_APPS=["redis_integration"],
+        REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "bench", "DATABASE": None}},
+        CACHES={
+            "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url},
+            "django_redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url},
+        },
+    )
+    django.setup()
+
+
+def describe(server_name: str) -> str:
+    """Machine, server and versions, and a line for each peer that is missing."""
+    installed = [name for name in PEERS if find_peer(name) is not None]
+    missing = [name for name in PEERS if name not in installed]
+    packages = ", ".join(f"{name} {version(name)}" for name in (*PACKAGES, *installed))
+    lines = [f"{machine()}; {server_name} on loopback; {packages}."]
+    lines += [f"{name} is not installed: its rows are left out (see benchmarks/requirements.txt)." for name in missing]
+    return "\n".join(lines)
+
+
+def find_peer(name: str) -> Any:
+    """The module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def dogpile_cached(url: str) -> Callable[[Any], Any] | None:
+    """A decorator of dogpile.cache on this server, locking across processes; None where it is not installed."""
+    dogpile = find_peer("dogpile.cache")
+    if dogpile is None:
+        return None
+    arguments = {"url": url, "distributed_lock": True, "thread_local_lock": False, "lock_timeout": 10}
+    region = dogpile.make_region().configure(
+        "dogpile.cache.redis", expiration_time=600, arguments={**arguments, "redis_expiration_time": 700}
+    )
+    decorator: Callable[[Any], Any] = region.cache_on_arguments()
+    return decorator
+
+
+def cashews_cache(url: str) -> Any:
+    """A Cache of cashews on this server, None where it is not installed. To be closed on the loop that used it."""
+    cashews = find_peer("cashews")
+    if cashews is None:
+        return None
+    cache = cashews.Cache()
+    # As many connections as ours may have; its default of 10 is fewer than the callers of a stampede.
+    cache.setup(url, max_connections=50)
+    return cache

@@ -1,0 +1,53 @@
+"""Breadth-first search over all states of a scenario: whether it holds, and the shortest way to what is wrong."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from tests.model.protocol import Protocol
+from tests.model.scenarios import Scenario
+from tests.model.states import World
+
+
+class Finding(NamedTuple):
+    """What a search has found; `wrong` is "" where all is well, `trace` the steps that lead to it."""
+
+    states: int
+    wrong: str
+    trace: tuple[str, ...]
+    stalls: int  # states in which only a time limit helps
+
+
+def explore(scenario: Scenario, dropped: frozenset[str] = frozenset()) -> Finding:
+    """Visit every state that the scenario can reach, up to the first that is wrong."""
+    protocol = Protocol(scenario, dropped)
+    start = protocol.start()
+    came_from: dict[World, tuple[World, str] | None] = {start: None}
+    queue, stalls = deque([start]), 0
+    while queue:
+        world = queue.popleft()
+        wrong = protocol.wrong(world)
+        if not wrong:
+            kinds = set()
+            for kind, who, what, after in protocol.moves(world):
+                kinds.add(kind)
+                if after not in came_from:
+                    came_from[after] = world, f"{who}: {what}"
+                    queue.append(after)
+            stalls += "time" in kinds
+            if "time" in kinds and not scenario.stalls:
+                wrong = "STALL: only a time limit helps"
+            elif not kinds & {"step", "time"}:
+                wrong = protocol.unfinished(world)
+        if wrong:
+            return Finding(len(came_from), wrong, _trace(came_from, world), stalls)
+    return Finding(len(came_from), "", (), stalls)
+
+
+def _trace(came_from: dict[World, tuple[World, str] | None], world: World) -> tuple[str, ...]:
+    steps = []
+    while (origin := came_from[world]) is not None:
+        world, step = origin
+        steps.append(step)
+    return tuple(reversed(steps))
