@@ -245,7 +245,9 @@ def storm_decorated(error: type[BaseException], seconds: float) -> dict[str, int
 
     world = World()
 
-    @cache_aside(ttl=60, key="product:{product}", tags=lambda product: [f"group:{product % 2}"], lease_timeout=World.LEASE)
+    @cache_aside(
+        ttl=60, key="product:{product}", tags=lambda product: [f"group:{product % 2}"], lease_timeout=World.LEASE
+    )
     def price(product):
         answer = world.load(product)
         time.sleep(random.choice((0, 0, 1e-4, 2e-3)))
@@ -333,7 +335,9 @@ async def storm_decorated_tasks(seconds: float) -> dict[str, int]:
 
     world = World()
 
-    @cache_aside(ttl=60, key="product:{product}", tags=lambda product: [f"group:{product % 2}"], lease_timeout=World.LEASE)
+    @cache_aside(
+        ttl=60, key="product:{product}", tags=lambda product: [f"group:{product % 2}"], lease_timeout=World.LEASE
+    )
     async def price(product):
         answer = world.load(product)
         await asyncio.sleep(random.choice((0, 0, 1e-4, 2e-3)))

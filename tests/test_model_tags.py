@@ -121,12 +121,12 @@ class Leg(models.Model):
 class Club(models.Model):
     """Two relations go through one model, each from another end."""
 
-    guests = models.ManyToManyField(
+    guests = models.ManyToManyField(  # type: ignore[misc]
         "self", through="tests.Match", through_fields=("home", "away"), symmetrical=False, related_name="+"
-    )  # type: ignore[misc]
-    hosts = models.ManyToManyField(
+    )
+    hosts = models.ManyToManyField(  # type: ignore[misc]
         "self", through="tests.Match", through_fields=("away", "home"), symmetrical=False, related_name="+"
-    )  # type: ignore[misc]
+    )
 
     class Meta:
         app_label = "tests"

@@ -57,9 +57,9 @@ def may_go_on(job: Job) -> bool:
 def decorate(job: Job, origin: Callable[..., Any]) -> Any:
     from redis_integration import cache_aside
 
-    return cache_aside(
-        ttl=60, key="page:{key}", tags=job.get("tags", ()), lease_timeout=job.get("lease_timeout", 20)
-    )(origin)
+    return cache_aside(ttl=60, key="page:{key}", tags=job.get("tags", ()), lease_timeout=job.get("lease_timeout", 20))(
+        origin
+    )
 
 
 def say(answer: object) -> None:

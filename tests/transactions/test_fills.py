@@ -100,6 +100,16 @@ def test_miss_inside_a_transaction_costs_two_round_trips_and_one_after_the_commi
 
 
 @in_every_database
+def test_second_miss_inside_a_transaction_costs_one_round_trip(database, live):
+    """There is no lease to ask for but the transaction's own; what a snapshot read is not stored in any case."""
+    price = Price(database)
+
+    with price.atomic():
+        price.get()
+        assert round_trips(price.get) == 1
+
+
+@in_every_database
 def test_hit_inside_a_transaction_costs_one_round_trip(database, live):
     """As outside."""
     price = Price(database)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib.auth.models import Group
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 
 from tests.transactions.conftest import Boom, Price, by_key_and_by_tag, elsewhere, in_every_database, reading_committed
 
@@ -107,10 +107,10 @@ def test_rollback_to_a_savepoint_by_hand_sends_too_often(price):
     price.get()
 
     with price.atomic():
-        savepoint = transaction.savepoint(using=price.database)
+        savepoint = connections[price.database].savepoint()
         price.change()
         price.invalidate()
-        transaction.savepoint_rollback(savepoint, using=price.database)
+        connections[price.database].savepoint_rollback(savepoint)
         inside = price.get()
 
     assert (inside, price.is_stored, price.get()) == ("old", False, "old")
