@@ -37,7 +37,7 @@ class Protocol:
         self.dropped = dropped
         self.agents = scenario.agents
         only_reads = all(op == "get" for agent in self.agents for op in agent.does)
-        self.is_calm = only_reads and not scenario.faults and not scenario.warm
+        self.is_calm = only_reads and not (scenario.faults or scenario.warm or scenario.raises)
 
     def has(self, rule: str) -> bool:
         return rule not in self.dropped

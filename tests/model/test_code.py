@@ -9,9 +9,12 @@ import pytest
 from redis_integration.tiers import redis as redis_tier
 from tests.conftest import PATIENT
 from tests.databases import added_databases
-from tests.model.against_code import DATABASE, HOMES, LOOK, Stage, following
+from tests.model.against_code import Stage
 from tests.model.edits import EDITS, drop
 from tests.model.explore import explore
+from tests.model.orders import following
+from tests.model.play import LOOK
+from tests.model.players import DATABASE, HOMES
 from tests.model.scenarios import EITHER, EITHER_SCENARIO, MUTATIONS, SCENARIOS
 
 # Orders of each scenario, besides those that the model has found to matter; more of them look longer.
