@@ -78,6 +78,14 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "invalidation revokes the lease": (Edit("tiers.redis.RedisTier._unlink", "*batch, *leases", "*batch"),),
     "refresh replaces the lease": (Edit("claims.Claim._ask", "replace=self.is_refresh", "replace=False"),),
     "refused refresh ends the entry": (Edit("decorators._left_old", "return", "return False and"),),
+    "an invalid copy is no copy": (
+        # What it knew of the stale copy stays, without the value.
+        Edit(
+            "caching.Caching.judge",
+            "if entry is None or entry.is_revoked:",
+            "if entry is None or entry.is_revoked:\n        return reading, None\n    if False:",
+        ),
+    ),
     "expire revokes the lease": (Edit("tiers.redis.EXPIRE", "redis.call('UNLINK', KEYS[2])", ""),),
     "a new token each try": (
         # As it would be if a lost exchange were made again.

@@ -198,43 +198,49 @@ class Play:
     # What is true all the time
 
     def _look(self) -> str:
-        found, lease, generation = self.in_redis = self._read()
-        if found is not None:
-            entry = unpack(found, self.key)
-            is_valid = entry.life == life_bytes(self) and entry.tags == ((generation,) if self.scenario.tagged else ())
-            value = json.loads(entry.payload)
-            if is_valid and value & ~self.committed:
-                return f"UNCOMMITTED: others would be answered {shown(value)}"
-            known = functools.reduce(
-                int.__or__, (k for k, p in zip(self.known, self.unconfirmed, strict=True) if not p), 0
-            )
-            lacks = (known | (self.soft if entry.is_fresh(time.time()) else 0)) & ~value
-            if is_valid and lacks:
-                return f"STALE: Redis would answer {shown(value)} without {shown(lacks)}, which was acknowledged"
-        if not self.scenario.faults and lease is not None and self._is_orphaned():
-            return "LEFT: a lease that nobody has"
+        self.in_redis = self._read()
         only_reads = all(agent.does == ("get",) for agent in self.scenario.agents)
-        if only_reads and not self.scenario.faults and not self.scenario.warm and self.computed > 1:
+        is_calm = only_reads and not (self.scenario.faults or self.scenario.warm or self.scenario.raises)
+        if wrong := self._wrong_entry():
+            return wrong
+        if not self.scenario.faults and self._is_orphaned():
+            return "LEFT: a lease that nobody has"
+        if is_calm and self.computed > 1:
             return "STAMPEDE: computed twice, and nobody had disturbed the first"
-        for p in range(len(HOMES)):
-            if (
-                sum(player.runs_bare and player.agent.home == p for player in self.players) > 1
-                and "lost" in self.faults
-            ):
-                return "STAMPEDE: two computations without a lease at once in one process"
+        bare = [player.agent.home for player in self.players if player.runs_bare]
+        if self.scenario.may("lost") and len(bare) > len(set(bare)):
+            return "STAMPEDE: two computations without a lease at once in one process"
         return ""
 
-    def _at_the_end(self) -> str:
-        found, _, generation = self._read()
-        lost = 0
-        for i, agent in enumerate(self.scenario.agents):
-            lost |= (self.committed & 1 << i) * any(op.startswith("invalidate") for op in agent.does)
-        if found is None or not lost:
+    def _wrong_entry(self) -> str:
+        """What is wrong with what Redis would answer a caller now."""
+        value, is_fresh = self._valid_entry()
+        if value is None:
             return ""
-        entry = unpack(found, self.key)
-        is_valid = entry.life == life_bytes(self) and entry.tags == ((generation,) if self.scenario.tagged else ())
-        lacks = lost & ~json.loads(entry.payload)
-        return f"LOST: all is done, and Redis answers without {shown(lacks)}" if is_valid and lacks else ""
+        if value & ~self.committed:
+            return f"UNCOMMITTED: others would be answered {shown(value)}"
+        believed = [known for known, bits in zip(self.known, self.unconfirmed, strict=True) if not bits]
+        lacks = functools.reduce(int.__or__, believed, self.soft if is_fresh else 0) & ~value
+        return (
+            f"STALE: Redis would answer {shown(value)} without {shown(lacks)}, which was acknowledged" if lacks else ""
+        )
+
+    def _at_the_end(self) -> str:
+        value, _ = self._valid_entry()
+        told = [
+            i for i, agent in enumerate(self.scenario.agents) if any(op.startswith("invalidate") for op in agent.does)
+        ]
+        lacks = 0 if value is None else sum(1 << i for i in told) & self.committed & ~value
+        return f"LOST: all is done, and Redis answers without {shown(lacks)}" if lacks else ""
+
+    def _valid_entry(self) -> tuple[int | None, bool]:
+        """The value that Redis holds, None if none that is valid; whether it is fresh."""
+        found, _, generation = self._read()
+        entry = unpack(found, self.key) if found is not None else None
+        tags = (generation,) if self.scenario.tagged else ()
+        if entry is None or entry.life != life_bytes(self) or entry.tags != tags:
+            return None, False
+        return json.loads(entry.payload), entry.is_fresh(time.time())
 
     def _read(self) -> list[Any]:
         return list(send(("MGET", *self.names)))
@@ -308,17 +314,12 @@ class Play:
             script = commands[0]
             player.token = script[3 + int(script[2])]
         player.commands = None
-        if name in ("GET", "MGET", "LEASE"):
-            player.stale_copies += self._stale_copy()
+        value, is_fresh = self._valid_entry()
+        if value is not None and not is_fresh:
+            player.stale_copies.append(value)  # it may be answered this one
         if name in ("GET", "MGET", "LEASE", "FILL"):
             player.stop(f"has sent {name}")
         return replies, life
-
-    def _stale_copy(self) -> list[int]:
-        """The value in Redis, which a call may be answered that read it just now, if it is stale."""
-        found = self._read()[0]
-        entry = unpack(found, self.key) if found is not None else None
-        return [json.loads(entry.payload)] if entry and not entry.is_fresh(time.time()) else []
 
     def _mine(self, player: Player) -> int:
         return self.committed & 1 << player.i
@@ -367,7 +368,7 @@ class Play:
         who = letter(player.i)
         self.trace.append(f"{who}: is answered {value if value is None else shown(value)}")
         if value is None:
-            self.wrong = f"NOTHING: {who} is answered None"
+            self.wrong = f"NO COPY: {who} is answered None"
         elif value & ~self.committed & ~player.own:
             self.wrong = f"UNCOMMITTED: {who} is answered {shown(value)}"
         elif lacks := (floor | (0 if value in player.stale_copies else soft)) & ~value:

@@ -239,7 +239,11 @@ class Protocol:
         is_seen = entry is not None and entry.mark == me.mark and self.has("the entry it has seen is not found")
         if entry is not None and not is_seen and self.has("read again with the lease"):
             if not self.is_valid(w, entry, w.server.life):
-                yield "lease script: an invalid entry", w.actor(i, step="lease", mark=entry.mark, stale=None)
+                stale = None if self.has("an invalid copy is no copy") else me.stale
+                yield (
+                    "lease script: an invalid entry",
+                    w.actor(i, step="lease", mark=entry.mark, stale=stale, revoked=stale is not None),
+                )
             elif entry.fresh:
                 yield f"lease script: {shown(entry.value)}", w.actor(i, step="found", value=entry.value)
             else:
@@ -372,7 +376,9 @@ class Protocol:
     def answer(self, w: World, i: int, value: int, *, is_stale: bool = False) -> World:
         me = w.actors[i]
         own = me.transaction.own if me.transaction else 0
-        if value & ~w.committed & ~own:
+        if is_stale and me.revoked:
+            w = w._replace(bad=f"NO COPY: {letter(i)} is answered what it has seen invalidated")
+        elif value & ~w.committed & ~own:
             w = w._replace(bad=f"UNCOMMITTED: {letter(i)} is answered {shown(value)}")
         elif lacks := (me.floor | (0 if is_stale else me.soft)) & ~value:
             w = w._replace(bad=f"STALE: {letter(i)} is answered {shown(value)} without {shown(lacks)}")

@@ -115,6 +115,9 @@ MUTATIONS = (
     Mutation("invalidation revokes the lease", "flight, by key", "who computed before the write stores after it"),
     Mutation("refresh replaces the lease", "refresh", "an older computation is stored over the refreshed value"),
     Mutation("refused refresh ends the entry", "two refreshes", "the old value survives both refreshes"),
+    Mutation(
+        "an invalid copy is no copy", "expire, then by tag", "a stale copy is answered that was found invalidated"
+    ),
     Mutation("expire revokes the lease", "expire, cold", "an older computation is stored as fresh"),
     Mutation("a new token each try", "lease script late", "a revoked lease is granted to its owner once more"),
     # Flights

@@ -61,7 +61,8 @@ class Actor(NamedTuple):
     floor: int = 0  # writes that the answer must show
     soft: int = 0  # writes that it must show if it is no stale copy
     mark: int = 0
-    stale: int | None = None
+    stale: int | None = None  # a stale copy that it has read
+    revoked: bool = False  # it has read since that this copy was invalidated
     token: int = 0
     life: int = 0
     generation: int = 0
