@@ -35,7 +35,7 @@ def main(words: list[str], *, is_verbose: bool) -> int:
             verdict = f"MISSED in {scenario.name!r}"
         elif finding.wrong and not dropped:
             verdict = "BROKEN"
-        stalls = f", with {finding.stalls} states that wait for a time limit" if finding.stalls else ""
+        stalls = f", where a time limit must help ({finding.stalls} of its states)" if finding.stalls else ""
         print(f"{name:44}{finding.states:>8,}{time.perf_counter() - begun:>9.2f}  {verdict}{stalls}", flush=True)
         if finding.wrong and (is_verbose or not dropped):
             print("".join(f"{'':8}{step}\n" for step in (*finding.trace, finding.wrong)))
