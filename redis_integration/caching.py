@@ -80,7 +80,8 @@ class Caching:
     def judge(self, entry: Entry | None, reading: Reading, tier: TierName) -> tuple[Reading, Any]:
         """The reading after this tier was asked, and the value if it held a copy. Raises UnreadableEntry."""
         if entry is None or entry.is_revoked:
-            return reading, None
+            # Also where an earlier look had found one: it is gone since.
+            return reading._replace(found=None, is_stale=False), None
         value = self.decode(entry.payload, entry.codec)
         return reading._replace(found=tier, is_stale=not entry.is_fresh(time.time())), value
 
