@@ -16,6 +16,7 @@ from redis_integration.caching import Answer, Caching, Tiers
 from redis_integration.claims import Claim
 from redis_integration.computation import Computation
 from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
+from redis_integration.flights import Verdict
 from redis_integration.flow import Call, Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Reading, Redis, TierName, decide
@@ -25,6 +26,9 @@ from redis_integration.transactions import has_invalidated, is_any_unsent, may_h
 logger = logging.getLogger("redis_integration")
 
 MISS = object()
+# How often a call starts over before it computes alone: after a flight that was invalidated, or lost its owner; and after
+# one whose owner merely found an entry, where the next look nearly always finds it too.
+LOOKS = {Verdict.REFUSED: 1, Verdict.FOUND: 10}
 _NO_TIER: frozenset[TierName] = frozenset()
 _EVERY_TIER: frozenset[TierName] = frozenset({"redis", "fallback"})
 
@@ -84,7 +88,7 @@ def find_answer(
     the commit. With `refresh` a copy counts as none.
     """
     tiers = Tiers(caching.alias, is_async=is_async)
-    is_last = False
+    looks = dict(LOOKS)
     while True:
         reading = Reading((yield from _state(tiers, names)), asked=_EVERY_TIER if refresh else _NO_TIER)
         claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh)
@@ -105,11 +109,10 @@ def find_answer(
                 claim.refuse(error, redis=Redis.SHY)
         if action.verb == "answer":
             return claim.found()
-        answer = yield from Computation(claim, compute, is_last=is_last).answer()
+        answer = yield from Computation(claim, compute, looks).answer()
         if answer is not None:
             return answer
-        # The flight it had joined was invalidated, or lost its owner: once more, then alone.
-        is_last, first = True, None
+        first = None
 
 
 def _state(tiers: Tiers, names: Names) -> Flow[Redis]:

@@ -17,7 +17,7 @@ from redis_integration import flights
 from redis_integration.caching import Answer, Outcome
 from redis_integration.claims import Claim
 from redis_integration.entries import Entry
-from redis_integration.flights import PRIVATE, REFUSED, Flight, Landing, Place, Verdict
+from redis_integration.flights import FOUND, PRIVATE, REFUSED, Flight, Landing, Place, Verdict
 from redis_integration.flow import Call, Flow
 from redis_integration.policy import Action, Right, decide
 from redis_integration.transactions import Standing, fill_on_commit, stand
@@ -26,20 +26,23 @@ logger = logging.getLogger("redis_integration")
 
 
 class Computation:
-    """One call that found no copy it may answer with. `landing` is what those who joined it get."""
+    """One call that found no copy it may answer with. `landing` is what those who joined it get.
 
-    def __init__(self, claim: Claim, compute: Callable[[], Any], *, is_last: bool) -> None:
+    `looks` says how often it may still start over, after a flight that was refused and after one that found an entry.
+    """
+
+    def __init__(self, claim: Claim, compute: Callable[[], Any], looks: dict[Verdict, int]) -> None:
         self.claim = claim
         self.names = claim.names
         self.caching = claim.caching
         self.tiers = claim.tiers
         self.compute = compute
-        self.is_last = is_last
+        self.looks = looks
         self.landing = REFUSED
         self.flights: list[Flight] = []
 
     def answer(self) -> Flow[Answer | None]:
-        """The answer; None where it had joined a flight that came to nothing, and this is not the last try."""
+        """The answer; None where it had joined a flight that came to nothing, and may look again."""
         standing = yield from self._stand()
         action = decide(self.claim.reading)
         if standing.is_inside:
@@ -76,7 +79,8 @@ class Computation:
         if landing.payload is not None:
             # Each caller gets a copy of its own, so that nobody changes another's value.
             return Answer(Outcome(self.caching.decode(landing.payload, self.caching.codec.number)), "flight")
-        if landing.verdict is Verdict.REFUSED and not self.is_last:
+        if self.looks.get(landing.verdict):
+            self.looks[landing.verdict] -= 1
             return None
         return (yield from self._answer_alone())
 
@@ -87,7 +91,8 @@ class Computation:
     def _answer_with_lease(self, flight: Flight | None) -> Flow[Answer]:
         action = yield from self.claim.win(may_wait=flight is not None)
         if action.verb == "answer":
-            # What was merely found is older than the calls that have joined since: they look for themselves.
+            # What was merely found is older than the calls that have joined since.
+            self.landing = FOUND
             return self.claim.found()
         if action.tier is None:
             if flight is None:

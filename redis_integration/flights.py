@@ -36,6 +36,7 @@ class Verdict(StrEnum):
 
     ACCEPTED = "accepted"  # take what it brought
     REFUSED = "refused"  # it was invalidated, or lost: start over
+    FOUND = "found"  # another process's entry was there: look for yourself
     PRIVATE = "private"  # it cannot be shared, or was too slow: compute alone
 
 
@@ -48,6 +49,7 @@ class Landing(NamedTuple):
 
 
 REFUSED = Landing(Verdict.REFUSED)
+FOUND = Landing(Verdict.FOUND)
 PRIVATE = Landing(Verdict.PRIVATE)
 
 
@@ -186,7 +188,8 @@ def _waits_for_any(flight: Flight, aboard: tuple[Flight, ...]) -> bool:
 @contextlib.contextmanager
 def boarding(flight: Flight | None) -> Iterator[None]:
     """While this lasts, calls for what this flight computes are its own origin's."""
-    before = _aboard.get()
+    # Those that are over were left behind by an interrupt.
+    before = tuple(each for each in _aboard.get() if not each.is_over)
     _aboard.set(before if flight is None else (*before, flight))
     try:
         yield

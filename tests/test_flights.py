@@ -295,9 +295,6 @@ def test_joiners_of_a_refused_flight_start_over(live, threads, origin, price):
     assert origin.calls == 2
 
 
-@pytest.mark.xfail(
-    reason="After two flights that came to nothing each computes alone, found entry or not.", strict=False
-)
 def test_joiner_whose_second_flight_found_an_entry_takes_it_too(live, threads, origin):
     """Refused once, and then waiting for another process's computation, is no reason to compute: it is there."""
     price = cache_aside(ttl=60, key="price:{pk}")(lambda pk: origin(pk))
@@ -784,7 +781,6 @@ def no_collector():
     gc.enable()
 
 
-@pytest.mark.xfail(reason="A joined error waits for the garbage collector.", strict=False)
 def test_error_that_others_joined_leaves_no_reference_cycle(live, origin, price, no_collector):
     """It is gone when the last of them has dropped it."""
     origin.outcomes = {1: NoSuchProduct()}
@@ -804,7 +800,6 @@ def test_error_that_others_joined_leaves_no_reference_cycle(live, origin, price,
     assert dead() is None
 
 
-@pytest.mark.xfail(reason="What Redis refused waits for the garbage collector.", strict=False)
 @pytest.mark.parametrize("kind", ["busy", "full"])
 def test_call_that_redis_refuses_leaves_no_reference_cycle(live_own, kind, no_collector):
     """What it computed is gone when its caller has dropped it, not when the garbage is collected."""
