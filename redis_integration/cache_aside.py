@@ -103,6 +103,8 @@ def find_answer(
                 claim.take(entry, tier)
             except RedisUnavailable as failure:
                 claim.refuse(failure, redis=Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY)
+                # Its frames hold it, and all that this call computes, until the garbage is collected.
+                failure.__traceback__ = first = None
             except UnreadableEntry as error:
                 # It may be another program's: a miss, and left alone.
                 logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)

@@ -16,7 +16,8 @@ from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
 from redis_integration.flow import Flow, arun, run
 from redis_integration.keys import Names
 from redis_integration.policy import Action, Reading, Redis, Right, TierName, decide
-from redis_integration.tiers.redis import Lease, get_redis_tier
+from redis_integration.pools import UNSET_LIFE
+from redis_integration.tiers.redis import Lease, get_redis_tier, make_token
 from redis_integration.transactions import LateFill
 
 logger = logging.getLogger("redis_integration")
@@ -74,21 +75,26 @@ class Claim:
         return action
 
     def _ask(self) -> Flow[None]:
+        token = make_token()
+        # Until the answer is read it may have been granted: an interrupt lets it go all the same.
+        self.lease = Lease(token, UNSET_LIFE, ())
         try:
             got = yield from self.tiers.redis.lease(
                 self.names,
                 self.seen,
+                token,
                 seconds=self.caching.lease_timeout,
                 kept=self.caching.ttl,
                 replace=self.is_refresh,
             )
+            self.lease = got if isinstance(got, Lease) else None
             if isinstance(got, Entry):
                 self.take(got, "redis")
             else:
-                self.lease = got
                 self.reading = self.reading._replace(right=Right.HELD if got is None else Right.WON)
         except (RedisUnavailable, UnreadableEntry) as failure:
             logger.debug("redis_integration.lease_refused %s: %s", self.names.key, failure)
+            self.lease = None
             self.refuse(failure, redis=Redis.SHY)
 
     def fill(self, entry: Entry | None, took: float) -> Flow[bool]:

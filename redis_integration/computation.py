@@ -43,6 +43,13 @@ class Computation:
 
     def answer(self) -> Flow[Answer | None]:
         """The answer; None where it had joined a flight that came to nothing, and may look again."""
+        try:
+            return (yield from self._answer())
+        except BaseException:  # an interrupt: all else is an answer
+            self.claim.let_go_soon()
+            raise
+
+    def _answer(self) -> Flow[Answer | None]:
         standing = yield from self._stand()
         action = decide(self.claim.reading)
         if standing.is_inside:
@@ -99,15 +106,11 @@ class Computation:
                 return (yield from self._answer_alone())
             flights.leave(flight)
             return (yield from self._answer_without_lease(action)) or (yield from self._answer_alone())
-        try:
-            outcome, took = yield from self._call(flight)
-            outcome, entry = self.caching.encode(outcome, took)
-            if flight is not None:
-                flights.leave(flight)  # it can be joined until its fill is sent
-            is_accepted = yield from self.claim.fill(entry, took)
-        except BaseException:
-            self.claim.let_go_soon()
-            raise
+        outcome, took = yield from self._call(flight)
+        outcome, entry = self.caching.encode(outcome, took)
+        if flight is not None:
+            flights.leave(flight)  # it can be joined until its fill is sent
+        is_accepted = yield from self.claim.fill(entry, took)
         landing = self._landing(outcome, entry)
         if is_accepted or landing.verdict is Verdict.PRIVATE:
             self.landing = landing
@@ -147,16 +150,12 @@ class Computation:
             return self.claim.found()
         if action.tier is None:
             return (yield from self._answer_alone("in a transaction"))
-        try:
-            outcome, took = yield from self._call(None)
-            outcome, entry = self.caching.encode(outcome, took)
-            if entry is None:
-                yield from self.claim.fill(None, took)
-            else:
-                yield from self._fill_on_commit(entry, standing.commit)
-        except BaseException:
-            self.claim.let_go_soon()
-            raise
+        outcome, took = yield from self._call(None)
+        outcome, entry = self.caching.encode(outcome, took)
+        if entry is None:
+            yield from self.claim.fill(None, took)
+        else:
+            yield from self._fill_on_commit(entry, standing.commit)
         return Answer(outcome, "origin", None, self.claim.is_foreign)
 
     def _fill_on_commit(self, entry: Entry, commit: BaseDatabaseWrapper) -> Flow[None]:

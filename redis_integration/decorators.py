@@ -120,6 +120,7 @@ def _decorate_sync(function: Callable[..., Any], names_for: Callable[..., Names]
                 return value
         compute = partial(attempt, partial(function, *args, **kwargs))
         found = run(find_answer(caching, names, compute, is_async=False, refresh=refresh, first=first))
+        first = None  # where it is an error, its frames hold this one
         if refresh and _left_old(found):
             run(end_entries([names.key], alias, is_async=False))
         return value_of(found)
@@ -155,6 +156,7 @@ def _decorate_async(function: Callable[..., Any], names_for: Callable[..., Names
                 return value
         compute = partial(aattempt, partial(function, *args, **kwargs))
         found = await arun(find_answer(caching, names, compute, is_async=True, refresh=refresh, first=first))
+        first = None  # where it is an error, its frames hold this one
         if refresh and _left_old(found):
             await arun(end_entries([names.key], alias, is_async=True))
         return value_of(found)

@@ -303,7 +303,7 @@ def look_after(world: World) -> None:
 
     gc.collect()
     world.count["flights"] = len([flight for flight in flights._flights.values() if not flight.is_over])
-    world.count["aboard"] = len(flights._aboard.get())
+    world.count["aboard"] = len([flight for flight in flights._aboard.get() if not flight.is_over])
     leases = [f"{{storm:product:{product}}}:lease" for product in range(world.PRODUCTS)]
     world.count["leases"] = get_redis().exists(*leases)
     time.sleep(World.LEASE + 0.05)

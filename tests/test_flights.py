@@ -781,25 +781,6 @@ def no_collector():
     gc.enable()
 
 
-def test_error_that_others_joined_leaves_no_reference_cycle(live, origin, price, no_collector):
-    """It is gone when the last of them has dropped it."""
-    origin.outcomes = {1: NoSuchProduct()}
-    dead = weakref.ref(origin.outcomes[1])
-
-    def call():
-        with contextlib.suppress(NoSuchProduct):
-            price(7)
-
-    callers = [threading.Thread(target=call) for _ in range(3)]
-    [caller.start() for caller in callers]
-    until(lambda: waiting() == 2)
-    origin.go.set()
-    [caller.join(PATIENCE) for caller in callers]
-    origin.outcomes.clear()
-
-    assert dead() is None
-
-
 @pytest.mark.parametrize("kind", ["busy", "full"])
 def test_call_that_redis_refuses_leaves_no_reference_cycle(live_own, kind, no_collector):
     """What it computed is gone when its caller has dropped it, not when the garbage is collected."""

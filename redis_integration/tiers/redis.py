@@ -53,6 +53,11 @@ def lease_key(key: str) -> str:
     return f"{{{key}}}:lease"
 
 
+def make_token() -> bytes:
+    """The name of one try for a lease, or of a generation: nobody has had it before."""
+    return os.urandom(TOKEN_BYTES)
+
+
 class RedisTier:
     """Entries in Redis. `state` comes first: it is where an open breaker is tried again."""
 
@@ -114,14 +119,13 @@ class RedisTier:
         return entry
 
     def lease(
-        self, names: Names, seen: Entry | None, *, seconds: float, kept: float, replace: bool = False
+        self, names: Names, seen: Entry | None, token: bytes, *, seconds: float, kept: float, replace: bool = False
     ) -> Flow[Lease | Entry | None]:
         """The lease; or the entry, if another was filled since `seen` was read; or None, while another has the lease.
 
-        It lasts for `seconds`, of an entry that will be kept for `kept` seconds. With `replace` it is taken from another.
+        `token` is a new one (`make_token`). It lasts for `seconds`, of an entry that will be kept for `kept` seconds. With `replace` it is taken from another.
         Never sent twice: a first try that arrives late must not find its token granted.
         """
-        token = os.urandom(TOKEN_BYTES)
         milliseconds = _milliseconds(seconds)
         arguments = (
             token,
@@ -129,7 +133,7 @@ class RedisTier:
             milliseconds + _milliseconds(kept),
             b"1" if replace else b"",
             b"" if seen is None else head(seen, names.key),
-            *(os.urandom(TOKEN_BYTES) for _ in names.tags),
+            *(make_token() for _ in names.tags),
         )
         reply, life = yield from self._run(LEASE, names, arguments)
         if reply[0] == 0:

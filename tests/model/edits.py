@@ -101,8 +101,8 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "joined until the fill": (
         Edit(
             _WITH_LEASE,
-            "if flight is not None:\n            flights.leave(flight)  # it can",
-            "if False:\n            flights.leave(flight)  # it can",
+            "if flight is not None:\n        flights.leave(flight)  # it can",
+            "if False:\n        flights.leave(flight)  # it can",
         ),
     ),
     "found is not shared": (
@@ -112,10 +112,10 @@ EDITS: dict[str, tuple[Edit, ...]] = {
             "self.landing = Landing(Verdict.ACCEPTED, payload=self.claim.seen.payload); return self.claim.found()",
         ),
     ),
-    "start over once": (Edit("computation.Computation._join", "and not self.is_last", "and False"),),
+    "start over once": (Edit("computation.Computation._join", "if self.looks.get(landing.verdict):", "if False:"),),
     "a dead flight is over": (
         Edit(
-            "computation.Computation.answer",
+            "computation.Computation._answer",
             "flight.land(self.landing)",
             "flight.land(self.landing) if not __import__('sys').exception() else setattr(flight, 'kept', pilot)",
         ),
@@ -193,7 +193,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "no fill from a snapshot": (
         Edit("transactions._reads_committed", "if connection.vendor", "if True or connection.vendor"),
     ),
-    "unshared in a transaction": (Edit("computation.Computation.answer", "if standing.is_inside:", "if False:"),),
+    "unshared in a transaction": (Edit("computation.Computation._answer", "if standing.is_inside:", "if False:"),),
     "no wait for itself": (
         Edit("transactions.stand", "and not is_waiting", ""),
         Edit("transactions.stand", "may_wait = not _mine.fills and not _mine.callers", "may_wait = True"),

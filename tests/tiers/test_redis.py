@@ -10,7 +10,7 @@ from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
-from redis_integration.tiers.redis import get_redis_tier, start_afresh
+from redis_integration.tiers.redis import get_redis_tier, make_token, start_afresh
 from tests.tiers.contract import TierContract, entry
 
 
@@ -25,7 +25,7 @@ class TestRedisTier(TierContract):
 
 def store(tier, names, entry):
     """A flow that stores this entry as a computing caller does."""
-    lease = yield from tier.lease(names, None, seconds=10.0, kept=60.0, replace=True)
+    lease = yield from tier.lease(names, None, make_token(), seconds=10.0, kept=60.0, replace=True)
     kept = max(0.001, entry.fresh_until - time.time())
     return (yield from tier.fill(names, lease, entry, kept=kept))
 
