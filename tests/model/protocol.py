@@ -250,7 +250,7 @@ class Protocol:
                 yield "lease script: a stale entry", w.actor(i, step="lease", mark=entry.mark, stale=entry.value)
         elif w.server.lease not in {0, me.token} and self.has("one lease"):
             if me.stale is not None:
-                after = self.tell(self.leave(w, i), i, 0, ok=False)
+                after = self.tell(self.leave(w, i), i, 0, ok=False, found=True)
                 yield "lease script: held", self.answer(after, i, me.stale, is_stale=True)
             else:
                 yield "lease script: held", w.actor(i, step="poll")
@@ -287,7 +287,7 @@ class Protocol:
         return w.redis(generation=min(set(range(1, len(used) + 2)) - used))
 
     def found(self, w: World, i: int, me: Actor) -> Steps:
-        w = self.tell(self.leave(w, i), i, me.value, ok=not self.has("found is not shared"))
+        w = self.tell(self.leave(w, i), i, me.value, ok=not self.has("found is not shared"), found=True)
         yield f"answers {shown(me.value)}", self.answer(w, i, me.value)
 
     def compute(self, w: World, i: int, me: Actor) -> Steps:
@@ -360,17 +360,17 @@ class Protocol:
         gone = {slot: None for slot in ("flight", "forming", "running") if getattr(w.homes[p], slot) == i}
         return w.home(p, **gone) if gone else w
 
-    def tell(self, w: World, owner: int, value: int, *, ok: bool) -> World:
-        """Those who joined take the value, else start over once, then compute alone."""
+    def tell(self, w: World, owner: int, value: int, *, ok: bool, found: bool = False) -> World:
+        """Those who joined take the value, else start over once, then compute alone. What the owner found they look for."""
         for j, me in enumerate(w.actors):
             if me.step == "joined" and me.host == owner:
-                w = self.tell(w, j, value, ok=ok)  # who had waited for a lease in vain may have company
+                w = self.tell(w, j, value, ok=ok, found=found)  # who had waited for a lease in vain may have company
                 if ok:
                     w = self.answer(w, j, value)
-                elif me.again or not self.has("start over once"):
+                elif (me.again and not found) or not self.has("start over once"):
                     w = w.actor(j, step="compute", alone=True, host=None)
                 else:
-                    w = w.actor(j, step="get", again=True, host=None)
+                    w = w.actor(j, step="get", again=me.again or not found, host=None)
         return w
 
     def answer(self, w: World, i: int, value: int, *, is_stale: bool = False) -> World:
