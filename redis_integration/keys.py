@@ -148,6 +148,8 @@ def stable_text(value: object) -> str:
 
 
 def _plain_text(value: Any) -> str:
+    if type(value) is int:  # most are, and they need no escape
+        return f"{value}"
     if isinstance(value, (str, int, float)):
         return escape(str(value))
     if value is None:

@@ -106,7 +106,7 @@ def start_postgres() -> Iterator[Postgres]:
         _run_initdb(programs / "initdb", folder, account)
         with (folder / "log").open("wb") as log:
             child = subprocess.Popen(
-                [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
+                [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder), "-c", "listen_addresses="]
                 + ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -123,7 +123,18 @@ def start_postgres() -> Iterator[Postgres]:
 
 
 def _run_initdb(initdb: Path, folder: Path, account: dict[str, Any]) -> None:
-    command = [initdb, "-D", folder / "data", "-U", "app", "--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"]
+    command = [
+        str(initdb),
+        "-D",
+        str(folder / "data"),
+        "-U",
+        "app",
+        "--auth=trust",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--no-locale",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=START_TIMEOUT, **account)
     if done.returncode:
         raise PostgresError(f"{initdb} failed: {done.stderr.strip()[-500:]}")

@@ -203,7 +203,7 @@ class World:
             self.count["wrong"] += 1
             self.count[f"wrong: {answer} for {product}, at least {floor}"] = 1
 
-    def note(self, error: Exception) -> None:
+    def note(self, error: BaseException) -> None:
         self.count["errors"] += 1
         text = f"error: {type(error).__name__}: {error}"[:160]
         self.count[text] = self.count.get(text, 0) + 1
@@ -266,7 +266,8 @@ def storm_decorated(error: type[BaseException], seconds: float) -> dict[str, int
                 world.note(failure)
 
     others = [threading.Thread(target=trouble, daemon=True) for _ in range(2)]
-    [other.start() for other in others]
+    for other in others:
+        other.start()
     storm, give_up = Storm(error, longest=4e-3), time.monotonic() + seconds
     while time.monotonic() < give_up:
         deed, may_be_interrupted = choose()
@@ -284,14 +285,16 @@ def storm_decorated(error: type[BaseException], seconds: float) -> dict[str, int
             world.note(failure)
     storm.armed = False
     is_over.set()
-    [other.join(20) for other in others]
+    for other in others:
+        other.join(20)
     world.count["threads"] = sum(other.is_alive() for other in others)
     world.count["strikes"] = storm.strikes
     look_after(world)
     started = time.monotonic()
-    [world.check(product, world.floors[product], price(product)) for product in range(world.PRODUCTS)]
-    [price.invalidate(product) for product in range(world.PRODUCTS)]
-    [price(product) for product in range(world.PRODUCTS)]
+    for product in range(world.PRODUCTS):
+        world.check(product, world.floors[product], price(product))
+        price.invalidate(product)
+        price(product)
     # A dead flight would be joined until it was waited for in vain.
     world.count["slow"] = int(time.monotonic() - started > 4 * World.LEASE + 5)
     return world.count
@@ -359,9 +362,10 @@ async def storm_decorated_tasks(seconds: float) -> dict[str, int]:
     world.count["tasks"] = len(asyncio.all_tasks()) - 1  # of leases let go, before they have run
     await asyncio.to_thread(look_after, world)
     started = time.monotonic()
-    [world.check(product, world.floors[product], await price(product)) for product in range(world.PRODUCTS)]
-    [await price.ainvalidate(product) for product in range(world.PRODUCTS)]
-    [await price(product) for product in range(world.PRODUCTS)]
+    for product in range(world.PRODUCTS):
+        world.check(product, world.floors[product], await price(product))
+        await price.ainvalidate(product)
+        await price(product)
     world.count["slow"] = int(time.monotonic() - started > 4 * World.LEASE + 5)
     return world.count
 

@@ -121,11 +121,19 @@ class Leg(models.Model):
 class Club(models.Model):
     """Two relations go through one model, each from another end."""
 
-    guests = models.ManyToManyField(  # type: ignore[misc]
-        "self", through="tests.Match", through_fields=("home", "away"), symmetrical=False, related_name="+"
+    guests = models.ManyToManyField(
+        "self",
+        through="tests.Match",  # type: ignore[misc]
+        through_fields=("home", "away"),
+        symmetrical=False,
+        related_name="+",
     )
-    hosts = models.ManyToManyField(  # type: ignore[misc]
-        "self", through="tests.Match", through_fields=("away", "home"), symmetrical=False, related_name="+"
+    hosts = models.ManyToManyField(
+        "self",
+        through="tests.Match",  # type: ignore[misc]
+        through_fields=("away", "home"),
+        symmetrical=False,
+        related_name="+",
     )
 
     class Meta:

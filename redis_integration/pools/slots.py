@@ -48,10 +48,14 @@ class Slots:
 
         Those of another life than the pool's are closed.
         """
-        with contextlib.suppress(IndexError):
-            while (connection := self.idle.pop()).life != pool.life:
-                self.drop(connection)
-            return connection
+        while self.idle:
+            try:
+                connection = self.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if connection.life == pool.life:
+                return connection
+            self.drop(connection)
         at_most = pool.settings.max_connections
         if len(self.living) >= at_most:
             return None
@@ -65,10 +69,6 @@ class Slots:
                 return connection
             self.living.discard(connection.slot)
             return None
-
-    def give(self, connection: Any) -> None:
-        self.idle.append(connection)
-        self.wake()
 
     def drop(self, connection: Any) -> None:
         self.living.discard(connection.slot)
@@ -95,7 +95,9 @@ class Lender:
         slots = self.current()
         if slots is not None and slots is connection.home and connection.is_clean():
             connection.healthy_until = monotonic() + (self.settings.health_check_interval or inf)
-            slots.give(connection)
+            slots.idle.append(connection)
+            if slots.waiting:
+                slots.wake()
         else:
             self.drop(connection)
 

@@ -45,7 +45,7 @@ class Pool(Lender, redis.ConnectionPool):
 
         Raises redis-py's errors, MaxConnectionsError where all stayed in use.
         """
-        connection = self._find()
+        connection = self.slots.find(self) or self._wait()
         try:
             if not connection.is_clean():
                 connection.connect()
@@ -57,7 +57,7 @@ class Pool(Lender, redis.ConnectionPool):
             raise
         return connection
 
-    def _find(self) -> Any:
+    def _wait(self) -> Any:
         slots, settings = self.slots, self.settings
         give_up = monotonic() + settings.pool_timeout
         while True:

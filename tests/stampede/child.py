@@ -43,7 +43,7 @@ def count_call(job: Job, key: str) -> str:
     from redis_integration import get_redis
 
     # Another prefix than the cache's: what it reads is the world, not an entry.
-    world = get_redis().get("world:" + job["prefix"]) or b"-"
+    world: Any = get_redis().get("world:" + job["prefix"]) or b"-"
     number = get_redis().incr(f"calls:{job['prefix']}:{key}")
     return f"{key} {world.decode()} {number}"
 
@@ -79,7 +79,7 @@ def call_from_threads(job: Job) -> list[str]:
     def call(number: int) -> str:
         barrier.wait(30)
         try:
-            return cached(job["keys"][number % len(job["keys"])])
+            return str(cached(job["keys"][number % len(job["keys"])]))
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
@@ -98,7 +98,7 @@ def call_from_tasks(job: Job) -> list[str]:
 
     async def call(cached: Any, number: int) -> str:
         try:
-            return await cached(job["keys"][number % len(job["keys"])])
+            return str(await cached(job["keys"][number % len(job["keys"])]))
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
@@ -118,7 +118,7 @@ def hold(job: Job) -> str:
         sys.stdin.readline()
         return answer
 
-    return decorate(job, page)(job["keys"][0])
+    return str(decorate(job, page)(job["keys"][0]))
 
 
 def end(job: Job) -> str:

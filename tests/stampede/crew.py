@@ -26,25 +26,27 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        assert self._child.stdin is not None and self._child.stdout is not None
+        self._stdin, self._stdout = self._child.stdin, self._child.stdout
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        for stream in (self._child.stdin, self._child.stdout):
-            stream.close()
+        self._stdin.close()
+        self._stdout.close()
 
     def send(self, job: Any) -> Self:
-        self._child.stdin.write(json.dumps(job).encode() + b"\n")
-        self._child.stdin.flush()
+        self._stdin.write(json.dumps(job).encode() + b"\n")
+        self._stdin.flush()
         return self
 
     def answer(self) -> Any:
         """The next line it says."""
-        readable, _, _ = select.select([self._child.stdout], [], [], PATIENCE)
+        readable, _, _ = select.select([self._stdout], [], [], PATIENCE)
         assert readable, "the child is silent"
-        line = self._child.stdout.readline()
+        line = self._stdout.readline()
         assert line, f"the child ended with {self._child.wait(PATIENCE)}"
         return json.loads(line)
 

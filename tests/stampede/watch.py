@@ -12,7 +12,7 @@ import weakref
 from redis_integration import flights
 from tests.stampede.crew import PATIENCE
 
-every_flight = weakref.WeakSet()
+every_flight: weakref.WeakSet[flights.Flight] = weakref.WeakSet()
 
 
 class WatchedFlight(flights.Flight):
