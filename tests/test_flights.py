@@ -584,16 +584,18 @@ def test_cancelling_one_waiting_task_does_not_cancel_the_others(live, origin, ap
     """Each waits on a gate of its own."""
 
     async def main():
-        calls = await acall_all(aprice, count=5, joined=4)
+        owner = asyncio.ensure_future(aprice(7))
+        await auntil(lambda: origin.calls == 1)
+        calls = await acall_all(aprice, count=4, joined=4)
         calls[2].cancel()
         await asyncio.wait([calls[2]])
         origin.go.set()
-        return await asyncio.gather(*calls, return_exceptions=True)
+        return await asyncio.gather(owner, *calls, return_exceptions=True)
 
     values = asyncio.run(main())
 
-    assert [value for value in values if value != {"call": 1}] == [values[2]]
-    assert isinstance(values[2], asyncio.CancelledError)
+    assert [value for value in values if value != {"call": 1}] == [values[3]]
+    assert isinstance(values[3], asyncio.CancelledError)
     assert origin.calls == 1
 
 
