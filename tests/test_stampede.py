@@ -262,6 +262,21 @@ def test_expire_gives_the_stale_copy_to_all_but_one(live, threads, origin, price
     assert waiting() == 0
 
 
+def test_expire_gives_the_stale_copy_to_other_processes(live, crew, job, prefix):
+    """Those who find the lease held by another process have the copy at once, too."""
+    page = cache_aside(ttl=60, key="page:{key}")(lambda key: "copy")
+    page("a")
+    page.expire("a")
+    *others, owner = crew
+    assert owner.send({**job, "do": "hold", "lease_timeout": PATIENCE}).answer() == "computing"
+
+    answers = ask_all(others, {**job, "do": "threads", "callers": 5})
+
+    assert answers == ["copy"] * 15
+    assert owner.send("go on").answer() == "a - 1"
+    assert page("a") == "a - 1"
+
+
 def test_expire_revokes_the_lease_of_an_older_computation(live, threads, origin, price):
     """What began before it is not stored, and not given to who calls later."""
     old = threads.submit(price, 7)
