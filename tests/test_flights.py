@@ -574,7 +574,10 @@ def close_connections(function, *args):
     try:
         return function(*args)
     finally:
-        connections.close_all()
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None:
+                # Django itself never closes an in-memory database.
+                connection.connection.close()
 
 
 # Interrupts
