@@ -13,7 +13,7 @@ from typing import Any
 
 from redis_integration import pools
 from redis_integration.caching import Answer, Caching, Tiers
-from redis_integration.claims import Claim
+from redis_integration.claims import Claim, limit_of
 from redis_integration.computation import Computation
 from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
 from redis_integration.flights import Verdict
@@ -88,10 +88,10 @@ def find_answer(
     the commit. With `refresh` a copy counts as none.
     """
     tiers = Tiers(caching.alias, is_async=is_async)
-    looks = dict(LOOKS)
+    looks, give_up = dict(LOOKS), limit_of(caching)
     while True:
         reading = Reading((yield from _state(tiers, names)), asked=_EVERY_TIER if refresh else _NO_TIER)
-        claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh)
+        claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, give_up=give_up)
         while (action := decide(claim.reading)).verb == "ask":
             tier: TierName = "redis" if action.tier == "redis" else "fallback"
             claim.reading = claim.reading._replace(asked=claim.reading.asked | {tier})

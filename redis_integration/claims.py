@@ -31,10 +31,17 @@ GROWTH = 1.5
 _tasks: set[asyncio.Task[None]] = set()
 
 
+def limit_of(caching: Caching) -> float:
+    """When (monotonic seconds) a call that begins now ends all its waiting."""
+    return monotonic() + 2 * caching.lease_timeout
+
+
 class Claim:
     """One call's knowledge: `seen` is the entry it read and cannot use, `value` that of a copy, `lease` its lease."""
 
-    def __init__(self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool) -> None:
+    def __init__(
+        self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool, give_up: float
+    ) -> None:
         self.caching = caching
         self.names = names
         self.tiers = tiers
@@ -44,6 +51,12 @@ class Claim:
         self.seen: Entry | None = None
         self.value: Any = None
         self.lease: Lease | None = None
+        # All waiting of one call ends here: for an owner which may itself wait for another process, and for the next one.
+        self.give_up = give_up
+
+    def time_left(self) -> float:
+        """Seconds for which this call may still wait for others."""
+        return max(0.0, self.give_up - monotonic())
 
     def take(self, entry: Entry | None, tier: TierName) -> None:
         """Note what this tier held. Raises UnreadableEntry."""
@@ -61,7 +74,7 @@ class Claim:
 
     def win(self, *, may_wait: bool) -> Flow[Action]:
         """Try for the lease until there is something else to do. No connection is held between two tries."""
-        give_up = monotonic() + self.caching.lease_timeout
+        give_up = monotonic() + min(self.caching.lease_timeout, self.time_left())
         pause = FIRST_PAUSE
         while (action := decide(self.reading)).verb in ("lease", "wait"):
             if action.verb == "lease":

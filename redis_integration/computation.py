@@ -92,8 +92,7 @@ class Computation:
         return (yield from self._answer_alone())
 
     def _wait_for(self, flight: Flight) -> Flow[Landing]:
-        # Its owner may wait for another process's lease before it has its own.
-        return flights.join(flight, 2 * self.caching.lease_timeout, is_async=self.tiers.is_async)
+        return flights.join(flight, self.claim.time_left(), is_async=self.tiers.is_async)
 
     def _answer_with_lease(self, flight: Flight | None) -> Flow[Answer]:
         action = yield from self.claim.win(may_wait=flight is not None)
@@ -137,6 +136,8 @@ class Computation:
             stored = None
             if action.tier is not None and entry is not None and not flight.is_ended:
                 stored = "fallback" if (yield from self.tiers.fallback.write(self.names, entry)) else None
+                if flight.is_ended:  # while it was written
+                    yield from self.tiers.fallback.delete([self.names.key])  # type: ignore[unreachable]
             return Answer(outcome, "origin", stored, self.claim.is_foreign)
         finally:
             flight.land(self.landing)

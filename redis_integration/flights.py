@@ -28,7 +28,7 @@ WAIT_SLICE = 0.1
 PRIVATE_KEYS = 10_000
 PRIVATE_FOR = 10.0
 
-Place = tuple[str, str, bool]
+Place = tuple[object, ...]
 
 
 class Verdict(StrEnum):
@@ -128,11 +128,15 @@ def enter(place: Place, names: Names, *, supersede: bool = False) -> tuple[Fligh
     flight = Flight(place, (names.key, *names.tags), pilot)
     with _lock:
         there = _flights.get(place)
-        if there is not None and not there.is_over and not supersede:
-            if there.is_open:
-                there.has_company = True
-                return there, None
-            flight.after = there
+        if there is not None and not there.is_over:
+            if not supersede:
+                if there.is_open:
+                    there.has_company = True
+                    return there, None
+                flight.after = there
+            # It gives up its place, and stays in the table: an invalidation ends it too.
+            there.place = (*place, id(there))
+            _flights[there.place] = there
         _flights[place] = flight
     return flight, pilot
 
@@ -156,7 +160,7 @@ def end(names: Iterable[str]) -> None:
     """No later caller joins a flight with one of these names, be it a key or a tag."""
     ended = frozenset(names)
     with _lock:
-        for flight in [flight for flight in _flights.values() if not ended.isdisjoint(flight.names)]:
+        for flight in [flight for flight in _flights.values() if flight.is_over or not ended.isdisjoint(flight.names)]:
             flight.is_ended = True
             leave(flight)
 

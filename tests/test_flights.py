@@ -18,9 +18,14 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from redis_integration import ainvalidate, cache_aside, cache_aside_view, flights, get_redis, invalidate
+from redis_integration.caching import Caching, Tiers
+from redis_integration.claims import Claim
+from redis_integration.codecs import json_codec
 from redis_integration.flights import PRIVATE, REFUSED, Landing, Verdict
 from redis_integration.flow import arun, run
 from redis_integration.keys import Names
+from redis_integration.policy import Reading, Redis
+from redis_integration.tiers.fallback import FallbackTier
 from redis_integration.tiers.redis import get_redis_tier
 from tests.stampede.crew import PATIENCE, Child
 from tests.stampede.watch import Origin, auntil, results, until, waiting, watched_flights
@@ -566,6 +571,62 @@ def test_caller_inside_a_transaction_joins_no_flight(live, threads, origin, pric
     origin.go.set()
 
     assert results([outside, own]) == ["committed", "its own"]
+
+
+# With rows, while Redis is down
+
+
+@pytest.fixture
+def down(settings, prefix):
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "KEY_PREFIX": prefix}}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("names", ["key", "tag"])
+def test_invalidation_ends_a_flight_that_another_waits_for(down, threads, origin, price, names):
+    """The later one has taken its place, and it must not write its row all the same."""
+    origin.outcomes = {1: "old", 2: "new"}
+    old = threads.submit(close_connections, price, 7)
+    until(lambda: origin.calls == 1)
+    behind = threads.submit(close_connections, price, 7)
+    until(lambda: waiting() == 1)
+
+    price.invalidate(7) if names == "key" else invalidate(tags=["product:7"])
+    origin.go.set()
+
+    assert results([old, behind]) == ["old", "new"]
+    assert price(7) != "old"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_row_that_was_being_written_during_an_invalidation_is_deleted(down, origin, price, monkeypatch):
+    """The invalidation found nothing to delete yet."""
+    origin.outcomes = {1: "old"}
+    origin.go.set()
+    real = FallbackTier.write
+
+    def write(self, names, entry):
+        monkeypatch.undo()
+        price.invalidate(7)
+        return real(self, names, entry)
+
+    monkeypatch.setattr(FallbackTier, "write", write)
+
+    assert price(7) == "old"
+    assert price(7) == {"call": 2}
+
+
+def test_call_whose_time_is_over_waits_for_no_lease(live, prefix):
+    """All flights and leases that it waits for share one limit, two lease times."""
+    caching = Caching(name="a", ttl=60, codec=json_codec, lease_timeout=60)
+    tiers = Tiers("default", is_async=False)
+    names = Names(f"{prefix}:a")
+    get_redis().set(f"{{{names.key}}}:lease", "another", px=60_000)
+    tiers.pause = None
+    reading = Reading(Redis.UP, asked=frozenset({"redis"}))
+    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, give_up=time.monotonic() - 1)
+
+    assert run(claim.win(may_wait=True)) == ("compute", None)
 
 
 def close_connections(function, *args):
