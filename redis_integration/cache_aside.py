@@ -66,7 +66,7 @@ def _fresh_value(caching: Caching, names: Names, tier: RedisTier, first: pools.E
         return MISS
     try:
         entry = tier.judge(names, found if names.tags else (found,), life)
-        if entry is not None and entry.is_fresh(time()):
+        if entry is not None and not entry.is_revoked and time() < caching.due_at(entry):
             return caching.decode(entry.payload, entry.codec)
     except UnreadableEntry:
         pass  # the flow reads the same reply, and says so in the log
@@ -90,7 +90,11 @@ def find_answer(
     tiers = Tiers(caching.alias, is_async=is_async)
     looks, give_up = dict(LOOKS), limit_of(caching)
     while True:
-        reading = Reading((yield from _state(tiers, names)), asked=_EVERY_TIER if refresh else _NO_TIER)
+        reading = Reading(
+            (yield from _state(tiers, names)),
+            in_background=caching.in_background,
+            asked=_EVERY_TIER if refresh else _NO_TIER,
+        )
         claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, give_up=give_up)
         while (action := decide(claim.reading)).verb == "ask":
             tier: TierName = "redis" if action.tier == "redis" else "fallback"

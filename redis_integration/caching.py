@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import uniform
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
+from redis_integration import background
 from redis_integration.codecs import Codec
 from redis_integration.conf import get_settings
 from redis_integration.entries import Entry
@@ -22,6 +24,8 @@ logger = logging.getLogger("redis_integration")
 
 # A value that takes longer to send than COMMAND_TIMEOUT would look like a Redis that is down.
 MAX_ENTRY_BYTES = 1_000_000
+MAX_TTL = 10 * 365 * 86_400  # seconds; Redis refuses what does not fit into its clock
+DAY = 86_400.0
 
 
 class Outcome(NamedTuple):
@@ -53,6 +57,7 @@ class Tiers:
         self.alias = alias
         self.is_async = is_async
         self.redis = get_redis_tier(alias, is_async=is_async)
+        self.spawn = background.aspawn if is_async else background.spawn
         self.pause: Callable[[float], Any] = asyncio.sleep if is_async else time.sleep
 
     @property
@@ -69,21 +74,40 @@ class Caching:
     """How the results of one origin are cached."""
 
     name: str
-    ttl: float  # seconds
+    ttl: float | Callable[[Any], float]  # seconds, or what gives them for a value
     codec: Codec
     lease_timeout: float  # seconds: how long one caller may compute while all others wait for it
     alias: str = "default"
+    stale_for: float = 0.0  # seconds: how long an entry is kept past its ttl
+    in_background: bool = False  # whether a copy that is stale or due is answered before it is refreshed
+    eager: float = 1.0  # the share of its ttl after which an entry is due
+    error_ttl: float = 1.0  # seconds: how long after an error of the origin a copy is not refreshed again
+    cache_if: Callable[[Any], bool] | None = None
 
     def __post_init__(self) -> None:
         every_caching.add(self)
+
+    @property
+    def kept(self) -> float:
+        """Seconds that an entry is kept at most; where the ttl is not known yet, a day, which the fill makes longer."""
+        return (DAY if callable(self.ttl) else self.ttl) + self.stale_for
+
+    @property
+    def serves_stale(self) -> bool:
+        """Whether a copy is answered where the origin raises; not by default, nor for views."""
+        return self.stale_for > 0 or self.eager < 1
+
+    def due_at(self, entry: Entry) -> float:
+        """The unix time from which this entry is due, or stale."""
+        return entry.created + self.eager * (entry.fresh_until - entry.created)
 
     def judge(self, entry: Entry | None, reading: Reading, tier: TierName) -> tuple[Reading, Any]:
         """The reading after this tier was asked, and the value if it held a copy. Raises UnreadableEntry."""
         if entry is None or entry.is_revoked:
             # Also where an earlier look had found one: it is gone since.
-            return reading._replace(found=None, is_stale=False), None
-        value = self.decode(entry.payload, entry.codec)
-        return reading._replace(found=tier, is_stale=not entry.is_fresh(time.time())), value
+            return reading._replace(found=None, is_stale=False, is_due=False), None
+        value, now = self.decode(entry.payload, entry.codec), time.time()
+        return reading._replace(found=tier, is_stale=not entry.is_fresh(now), is_due=now >= self.due_at(entry)), value
 
     def decode(self, payload: bytes, codec: int) -> Any:
         """The value of these bytes. Raises UnreadableEntry."""
@@ -92,7 +116,7 @@ class Caching:
         return self.codec.decode(payload)
 
     def encode(self, outcome: Outcome, took: float) -> tuple[Outcome, Entry | None]:
-        """The entry to store; None, and the outcome says why, where there is none to be stored."""
+        """The entry to store. Where the outcome says why not, there is none, or one that is only for who has joined."""
         if outcome.error or outcome.why_not_stored is not None:
             return outcome, None
         try:
@@ -104,9 +128,24 @@ class Caching:
                 "redis_integration.value_unstorable %s returned a value that is not stored: %s", self.name, error
             )
             return outcome._replace(why_not_stored="unstorable value"), None
+        seconds, why_not = self._seconds_for(outcome.value)
         # Freshness counts from the end: else a slow origin with a short ttl would never be cached.
         now = time.time()
-        return outcome, Entry(payload, self.codec.number, created=now, fresh_until=now + self.ttl, took=took)
+        entry = Entry(payload, self.codec.number, created=now, fresh_until=now + seconds, took=took)
+        return outcome._replace(why_not_stored=why_not), entry
+
+    def _seconds_for(self, value: Any) -> tuple[float, str | None]:
+        try:
+            if self.cache_if is not None and not self.cache_if(value):
+                return 0.0, "cache_if"
+            seconds = float(self.ttl(value) if callable(self.ttl) else self.ttl)
+            if not 0 < seconds <= MAX_TTL:
+                return 0.0, f"a ttl of {seconds!r}"
+        except Exception as error:  # the value is there all the same
+            logger.warning("redis_integration.ttl_failed %s: %s: %s", self.name, type(error).__name__, error)
+            return 0.0, "ttl or cache_if failed"
+        # Up to a tenth shorter, so that what was filled together does not end together; never longer.
+        return seconds * uniform(0.9, 1.0), None
 
 
 def attempt(origin: Callable[[], Any]) -> Outcome:

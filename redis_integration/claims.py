@@ -97,8 +97,9 @@ class Claim:
                 self.seen,
                 token,
                 seconds=self.caching.lease_timeout,
-                kept=self.caching.ttl,
+                kept=self.caching.kept,
                 replace=self.is_refresh,
+                has_copy=self.reading.found is not None,
             )
             self.lease = got if isinstance(got, Lease) else None
             if isinstance(got, Entry):
@@ -110,11 +111,15 @@ class Claim:
             self.lease = None
             self.refuse(failure, redis=Redis.SHY)
 
-    def fill(self, entry: Entry | None, took: float) -> Flow[bool]:
-        """Store the entry, which took so many seconds, and let the lease go; None only lets it go. Whether accepted."""
+    def fill(self, entry: Entry | None, took: float, *, hold: float = 0.0) -> Flow[bool]:
+        """Store the entry, which took so many seconds, and let the lease go; None only lets it go, after `hold` seconds.
+
+        Whether it was accepted: the lease is mine, and no tag has changed.
+        """
         assert self.lease is not None
         try:
-            is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=self.caching.ttl)
+            kept = self._kept(entry) if entry is not None else hold
+            is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=kept)
         except RedisUnavailable as failure:
             logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
             self.is_foreign = failure.kind is Kind.FOREIGN
@@ -129,13 +134,16 @@ class Claim:
             )
         return is_accepted
 
+    def _kept(self, entry: Entry) -> float:
+        return entry.fresh_until - entry.created + self.caching.stale_for
+
     def late_fill(self, entry: Entry) -> LateFill:
         """The same for a commit: sync, whoever computes, since Django calls it."""
         assert self.lease is not None
         fill = partial(get_redis_tier(self.caching.alias, is_async=False).fill, self.names, self.lease)
         return LateFill(
             self.names.key,
-            fill=lambda: _run_quietly(fill(entry, kept=self.caching.ttl)),
+            fill=lambda: _run_quietly(fill(entry, kept=self._kept(entry))),
             let_go=lambda: _run_quietly(fill(None)),
         )
 

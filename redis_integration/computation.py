@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from redis_integration import flights
-from redis_integration.caching import Answer, Outcome
-from redis_integration.claims import Claim
+from redis_integration import background, flights
+from redis_integration.caching import Answer, Caching, Outcome, Tiers
+from redis_integration.claims import Claim, limit_of
 from redis_integration.entries import Entry
+from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flights import FOUND, PRIVATE, REFUSED, Flight, Landing, Place, Verdict
 from redis_integration.flow import Call, Flow
-from redis_integration.policy import Action, Right, decide
+from redis_integration.keys import Names
+from redis_integration.policy import Action, Reading, Redis, Right, decide
 from redis_integration.transactions import Standing, fill_on_commit, stand
 
 logger = logging.getLogger("redis_integration")
+
+# Of a call whose standing nobody can say: as inside a transaction, of which nothing may be shared.
+UNKNOWN = Standing(is_inside=True)
 
 
 class Computation:
@@ -52,6 +58,15 @@ class Computation:
     def _answer(self) -> Flow[Answer | None]:
         standing = yield from self._stand()
         action = decide(self.claim.reading)
+        if action.verb == "refresh":
+            # Inside a transaction it sees what it wrote itself, which another thread does not.
+            if standing is UNKNOWN:
+                return self.claim.found()
+            again = partial(refresh, self.caching, self.names, self.compute, is_async=self.tiers.is_async)
+            if not standing.is_inside and self.tiers.spawn(self.names.key, self.caching.name, again):
+                return self.claim.found()
+            self.claim.reading = self.claim.reading._replace(in_background=False)
+            action = decide(self.claim.reading)
         if standing.is_inside:
             return (yield from self._answer_inside(standing, action))
         if action.verb == "compute":
@@ -74,10 +89,10 @@ class Computation:
             return (yield Call(partial(stand, self.names.key, self.claim)))  # type: ignore[no-any-return]
         except Exception as error:  # nobody can say
             logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
-            return Standing(is_inside=True)
+            return UNKNOWN
 
     def _place(self, target: str) -> Place:
-        return self.names.key, target, self.tiers.is_async
+        return self.names.key, target, self.tiers.is_async, *self.names.stamp
 
     def _join(self, flight: Flight) -> Flow[Answer | None]:
         self.landing = landing = yield from self._wait_for(flight)
@@ -105,16 +120,54 @@ class Computation:
                 return (yield from self._answer_alone())
             flights.leave(flight)
             return (yield from self._answer_without_lease(action)) or (yield from self._answer_alone())
+        return (yield from self._compute_with_lease(flight))
+
+    def _compute_with_lease(self, flight: Flight | None) -> Flow[Answer]:
         outcome, took = yield from self._call(flight)
         outcome, entry = self.caching.encode(outcome, took)
         if flight is not None:
             flights.leave(flight)  # it can be joined until its fill is sent
-        is_accepted = yield from self.claim.fill(entry, took)
+        # With a copy to answer, nobody needs to try again at once.
+        hold = self.caching.error_ttl if outcome.error and self._may_answer_copy() else 0.0
+        stored = entry if outcome.why_not_stored is None else None
+        is_accepted = yield from self.claim.fill(stored, took, hold=hold)
         landing = self._landing(outcome, entry)
         if is_accepted or landing.verdict is Verdict.PRIVATE:
             self.landing = landing
-        stored = "redis" if is_accepted and entry is not None else None
+        if is_accepted and outcome.why_not_stored is not None and self.claim.reading.found is not None:
+            # What is newer than the copy is not to be kept: neither is the copy.
+            with suppress(RedisUnavailable):
+                yield from self.tiers.redis.delete([self.names.key])
+        return self._answer_of(outcome, "redis" if is_accepted and stored else None)
+
+    def _may_answer_copy(self) -> bool:
+        return self.caching.serves_stale and self.claim.reading.found is not None
+
+    def _answer_of(self, outcome: Outcome, stored: str | None = None) -> Answer:
+        """What the origin gave; the copy, where it raised and there is one."""
+        if outcome.error and self._may_answer_copy():
+            background.note_failure(self.caching.name, outcome.error.pop())
+            return self.claim.found()
+        if not outcome.error:
+            background.note_success(self.caching.name)
         return Answer(outcome, "origin", stored, self.claim.is_foreign)
+
+    def refresh(self) -> Flow[None]:
+        """Compute a copy anew, where nobody else does."""
+        flight, pilot = flights.enter(self._place("redis"), self.names)
+        if pilot is None:
+            return
+        self.landing = FOUND
+        try:
+            self.flights.append(flight)
+            if (yield from self.claim.win(may_wait=False)) == ("compute", "redis"):
+                self.landing = REFUSED
+                yield from self._compute_with_lease(flight)
+        except BaseException:
+            self.claim.let_go_soon()
+            raise
+        finally:
+            flight.land(self.landing)
 
     def _answer_without_lease(self, action: Action) -> Flow[Answer | None]:
         """In a flight that can be joined only until its origin call begins: nobody gets a value older than its call."""
@@ -134,11 +187,11 @@ class Computation:
                 outcome, entry = self.caching.encode(outcome, took)
             self.landing = self._landing(outcome, entry)
             stored = None
-            if action.tier is not None and entry is not None and not flight.is_ended:
+            if action.tier and entry is not None and outcome.why_not_stored is None and not flight.is_ended:
                 stored = "fallback" if (yield from self.tiers.fallback.write(self.names, entry)) else None
                 if flight.is_ended:  # while it was written
                     yield from self.tiers.fallback.delete([self.names.key])  # type: ignore[unreachable]
-            return Answer(outcome, "origin", stored, self.claim.is_foreign)
+            return self._answer_of(outcome, stored)
         finally:
             flight.land(self.landing)
 
@@ -153,11 +206,11 @@ class Computation:
             return (yield from self._answer_alone("in a transaction"))
         outcome, took = yield from self._call(None)
         outcome, entry = self.caching.encode(outcome, took)
-        if entry is None:
+        if entry is None or outcome.why_not_stored is not None:
             yield from self.claim.fill(None, took)
         else:
             yield from self._fill_on_commit(entry, standing.commit)
-        return Answer(outcome, "origin", None, self.claim.is_foreign)
+        return self._answer_of(outcome)
 
     def _fill_on_commit(self, entry: Entry, commit: BaseDatabaseWrapper) -> Flow[None]:
         try:
@@ -170,7 +223,7 @@ class Computation:
         outcome, _ = yield from self._call(None)
         if not outcome.error and outcome.why_not_stored is None:
             outcome = outcome._replace(why_not_stored=why_not_stored)
-        return Answer(outcome, "origin", None, self.claim.is_foreign)
+        return self._answer_of(outcome)
 
     def _call(self, flight: Flight | None) -> Flow[tuple[Outcome, float]]:
         started = monotonic()
@@ -182,10 +235,26 @@ class Computation:
         return any(flight.has_company for flight in self.flights)
 
     def _landing(self, outcome: Outcome, entry: Entry | None) -> Landing:
-        flights.remember_private(self.names.key, is_private=outcome.why_not_stored is not None)
+        flights.remember_private(self.names.key, is_private=entry is None and outcome.why_not_stored is not None)
         if entry is not None:
             return Landing(Verdict.ACCEPTED, payload=entry.payload)
         if outcome.error:
             # Without company the error is kept by nobody: its traceback would hold it in a circle.
             return Landing(Verdict.ACCEPTED, error=outcome.error[0]) if self._has_company() else REFUSED
         return PRIVATE
+
+
+def refresh(caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool) -> Flow[None]:
+    """Compute a copy anew in the background, unless it was refreshed or invalidated meanwhile. 3 round trips."""
+    tiers = Tiers(caching.alias, is_async=is_async)
+    reading = Reading((yield from tiers.redis.state(names)), asked=frozenset({"redis"}))
+    if reading.redis is not Redis.UP:
+        return
+    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, give_up=limit_of(caching))
+    try:
+        claim.take((yield from tiers.redis.read(names)), "redis")
+    except (RedisUnavailable, UnreadableEntry):
+        return  # the next call says so
+    claim.reading = claim.reading._replace(in_background=False)
+    if claim.reading.found is not None and decide(claim.reading).verb == "lease":
+        yield from Computation(claim, compute, {}).refresh()

@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from functools import partial, update_wrapper
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from hashlib import blake2b
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction
 
 from redis_integration.cache_aside import MISS, alook, find_answer, look
-from redis_integration.caching import Answer, Caching, aattempt, attempt
+from redis_integration.caching import MAX_TTL, Answer, Caching, aattempt, attempt
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
 from redis_integration.flow import arun, run
@@ -28,7 +29,6 @@ R_co = TypeVar("R_co", covariant=True)
 Seconds = float | timedelta
 # Templates over the arguments ("product:{pk}"), or a function of the arguments.
 Tags = Sequence[str] | Callable[..., Iterable[str]]
-MAX_TTL = 10 * 365 * 86_400  # seconds; Redis refuses what does not fit into its clock
 # Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
 LEASE_TIMEOUT = 10.0
 
@@ -62,10 +62,16 @@ class FunctionDecorator(Protocol):
 
 def cache_aside(
     *misplaced: object,
-    ttl: Seconds,
+    ttl: Seconds | Callable[[Any], float],
     key: str | None = None,
     namespace: str | None = None,
     tags: Tags = (),
+    stale_for: Seconds = 0,
+    refresh: Literal["background", "caller"] | None = None,
+    eager: float | None = None,
+    error_ttl: Seconds = 1.0,
+    cache_if: Callable[[Any], bool] | None = None,
+    version: str | int | None = None,
     lease_timeout: Seconds = LEASE_TIMEOUT,
     alias: str = "default",
 ) -> FunctionDecorator:
@@ -76,6 +82,12 @@ def cache_aside(
     `invalidate(tags=…)`. One caller computes while the others wait, for `lease_timeout` seconds at most; an origin that
     takes longer is not stored.
 
+    `ttl` may be a function of the result. Up to a tenth of it is taken off at random. `stale_for` is how long an entry is
+    kept past its ttl: it is answered at once while it is refreshed, by default in the background (`refresh="caller"`: by
+    one caller), and where the origin raises, which is then tried again every `error_ttl` seconds. With `eager=0.8` the
+    refresh starts after that share of the ttl. Results for which `cache_if` is false are not stored. Another `version`
+    makes all entries misses.
+
     One round trip for a hit, 3 for a miss; inside `atomic()` 2, and 1 after the commit. The decorated function has
     `key_for`, `invalidate` (the entry is gone), `expire` (others get it until one has computed anew) and `refresh`
     (computes now), for coroutine functions `ainvalidate`, `aexpire` and `arefresh`, each called with the function's own
@@ -84,17 +96,28 @@ def cache_aside(
     Raises TypeError and ValueError at decoration for options without meaning, UncacheableCall for a call whose
     arguments make no key or no tag, and what the function itself raises.
     """
-    durations = read_durations("cache_aside", ttl, lease_timeout, misplaced=misplaced)
+    refuse_misplaced("cache_aside", misplaced)
+    freshness = read_freshness(ttl, stale_for=stale_for, refresh=refresh, eager=eager, error_ttl=error_ttl)
+    stamp = read_version(version)
+    if cache_if is not None and not callable(cache_if):
+        raise TypeError(f"cache_if is {cache_if!r}. Give a function of the result, such as bool.")
 
     def decorate(function: Callable[..., Any]) -> Any:
         refuse_uncacheable("cache_aside", function)
         key_maker = KeyMaker(function, key=key, namespace=namespace)
         tag_maker = TagMaker(function, tags)
-        caching = Caching(name=name_of(function), codec=json_codec, alias=alias, **durations)
+        caching = Caching(
+            name=name_of(function),
+            codec=json_codec,
+            alias=alias,
+            cache_if=cache_if,
+            lease_timeout=read_seconds("lease_timeout", lease_timeout),
+            **freshness,
+        )
 
         def names_for(args: Sequence[Any], kwargs: dict[str, Any]) -> Names:
             prefix = get_settings(alias).key_prefix
-            return Names(full_key(prefix, key_maker.parts(args, kwargs)), tag_maker.names(prefix, args, kwargs))
+            return Names(full_key(prefix, key_maker.parts(args, kwargs)), tag_maker.names(prefix, args, kwargs), stamp)
 
         def key_for(*args: Any, **kwargs: Any) -> str:
             return full_key(get_settings(alias).key_prefix, key_maker.parts(args, kwargs))
@@ -216,16 +239,49 @@ def refuse_uncacheable(decorator: str, function: Any) -> None:
         raise TypeError(f"{name_of(function)} is a generator, which can be read only once. Return a list.")
 
 
-def read_durations(
-    decorator: str, ttl: Seconds, lease_timeout: Seconds, *, misplaced: tuple[object, ...]
-) -> dict[str, float]:
-    """`ttl` and `lease_timeout` in seconds. Raises TypeError and ValueError."""
+def refuse_misplaced(decorator: str, misplaced: tuple[object, ...]) -> None:
+    """Raise TypeError for options by position."""
     if misplaced:
         raise TypeError(f"{decorator} takes options by name only. Write @{decorator}(ttl=60).")
-    return {"ttl": _seconds("ttl", ttl), "lease_timeout": _seconds("lease_timeout", lease_timeout)}
 
 
-def _seconds(option: str, duration: Seconds) -> float:
+def read_freshness(
+    ttl: Seconds | Callable[[Any], float],
+    *,
+    stale_for: Seconds,
+    refresh: str | None,
+    eager: float | None,
+    error_ttl: Seconds,
+) -> dict[str, Any]:
+    """These options as fields of Caching. Raises TypeError and ValueError."""
+    if refresh not in (None, "background", "caller"):
+        raise ValueError(f'refresh is {refresh!r}. Give "background" or "caller".')
+    if eager is not None and (isinstance(eager, bool) or not isinstance(eager, (int, float))):
+        raise TypeError(f"eager is {eager!r}. Give a number between 0 and 1, such as 0.8.")
+    if eager is not None and not 0 < eager < 1:
+        raise ValueError(f"eager is {eager!r}. Give a number between 0 and 1, such as 0.8: the share of the ttl.")
+    kept = read_seconds("stale_for", stale_for) if stale_for else 0.0
+    return {
+        "ttl": ttl if callable(ttl) else read_seconds("ttl", ttl),
+        "stale_for": kept,
+        # Threads start only for who asked for them.
+        "in_background": refresh == "background" or (refresh is None and (kept > 0 or eager is not None)),
+        "eager": 1.0 if eager is None else float(eager),
+        "error_ttl": read_seconds("error_ttl", error_ttl),
+    }
+
+
+def read_version(version: str | int | None) -> tuple[bytes, ...]:
+    """What stands for this version in an entry. Raises TypeError."""
+    if version is None:
+        return ()
+    if isinstance(version, bool) or not isinstance(version, (str, int)):
+        raise TypeError(f"version is {version!r}. Give a str or an int, another one for each meaning of the result.")
+    return (blake2b(repr(version).encode(), digest_size=8).digest(),)
+
+
+def read_seconds(option: str, duration: Seconds) -> float:
+    """A duration in seconds. Raises TypeError and ValueError."""
     if isinstance(duration, timedelta):
         duration = duration.total_seconds()
     if isinstance(duration, bool) or not isinstance(duration, (int, float)):

@@ -72,11 +72,15 @@ class Flight:
         self.has_company = False
         self.landing: Landing | None = None
         self._pilot = weakref.ref(pilot)
+        # A loop that is closed leaves its tasks, and with them their pilots, to the garbage collector.
+        self._loop = asyncio._get_running_loop()
         self._waiting: deque[Callable[[], object]] = deque()
 
     @property
     def is_over(self) -> bool:
-        return self.landing is not None or self._pilot() is None
+        if self.landing is not None or self._pilot() is None:
+            return True
+        return self._loop is not None and self._loop.is_closed()
 
     def wait(self, seconds: float) -> bool:
         """Return when the flight is over, after `seconds` at the latest; whether it is."""
@@ -200,6 +204,11 @@ def boarding(flight: Flight | None) -> Iterator[None]:
     finally:
         # Not by token: a flow that the garbage collector closes is in another context.
         _aboard.set(before)
+
+
+def disembark() -> None:
+    """From now on this thread or task calls nothing on behalf of a flight it was started from."""
+    _aboard.set(())
 
 
 def remember_private(key: str, *, is_private: bool) -> None:

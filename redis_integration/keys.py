@@ -29,10 +29,14 @@ _remedy = 'Pass key= and name what tells its calls apart, such as key="price:{pk
 
 
 class Names(NamedTuple):
-    """The full key of an entry and the full keys of its tags."""
+    """The full key of an entry and the full keys of its tags; `stamp` is 8 bytes that stand for a version, if there is one.
+
+    Another version has the same key: a rolling deploy runs both, and an invalidation by one must end the other's entry.
+    """
 
     key: str
     tags: tuple[str, ...] = ()
+    stamp: tuple[bytes, ...] = ()
 
 
 def escape(part: str, unsafe: re.Pattern[str] = _unsafe) -> str:

@@ -33,6 +33,10 @@ class Reading(NamedTuple):
     redis: Redis
     found: TierName | None = None
     is_stale: bool = False
+    # Fresh, but to be refreshed before it is stale.
+    is_due: bool = False
+    # Whether a copy is answered at once and refreshed in the background; else the caller refreshes it.
+    in_background: bool = False
     asked: frozenset[TierName] = frozenset()
     right: Right = Right.UNKNOWN
 
@@ -40,10 +44,11 @@ class Reading(NamedTuple):
 class Action(NamedTuple):
     """What to do next, and with which tier: ask it, answer from it, take its lease, wait for it, or compute and write to it.
 
-    To compute and write to None is to compute without a lease.
+    To refresh is to answer from it and have it computed in the background. To compute and write to None is to compute
+    without a lease.
     """
 
-    verb: Literal["ask", "answer", "lease", "wait", "compute"]
+    verb: Literal["ask", "answer", "refresh", "lease", "wait", "compute"]
     tier: TierName | None
 
 
@@ -53,8 +58,12 @@ def decide(reading: Reading) -> Action:
     | Redis | copy found | lease | answer | written to |
     |---|---|---|---|---|
     | up | redis, fresh | | redis | – |
+    | up | redis, due | held | redis | – |
+    | up | redis, due | won | computed | redis |
+    | up | redis, due, in background | | redis, refreshed | – |
     | up | redis, stale | held | redis | – |
     | up | redis, stale | won | computed | redis |
+    | up | redis, stale, in background | | redis, refreshed | – |
     | up | none | won | computed | redis |
     | up | none | held | waits | – |
     | up | none | late | computed | – |
@@ -62,9 +71,11 @@ def decide(reading: Reading) -> Action:
     | down | fallback, fresh | | fallback | – |
     | down | none | | computed | fallback |
 
-    Where the origin raises, its own error is the answer and nothing is written.
+    Due is fresh, past the share of its time that `eager` names. Where the origin raises, a copy of Redis is the answer, even
+    a stale one, else its own error; nothing is written.
     """
-    if reading.found is not None and not reading.is_stale:
+    is_wanted = reading.is_stale or (reading.is_due and reading.redis is Redis.UP)
+    if reading.found is not None and not is_wanted:
         return Action("answer", reading.found)
     if reading.redis is Redis.SHY:
         return Action("compute", None)
@@ -76,5 +87,5 @@ def decide(reading: Reading) -> Action:
     if reading.right is Right.HELD:
         return Action("wait", tier) if reading.found is None else Action("answer", reading.found)
     if reading.right is Right.UNKNOWN:
-        return Action("lease", tier)
+        return Action("refresh" if reading.found is not None and reading.in_background else "lease", tier)
     return Action("compute", tier if reading.right is Right.WON else None)

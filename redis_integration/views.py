@@ -19,7 +19,8 @@ from redis_integration.decorators import (
     Seconds,
     Tags,
     name_of,
-    read_durations,
+    read_seconds,
+    refuse_misplaced,
     refuse_uncacheable,
     value_of,
 )
@@ -59,7 +60,8 @@ def cache_aside_view(
     another page.
     Raises TypeError and ValueError at decoration for options without meaning, and for async views.
     """
-    durations = read_durations("cache_aside_view", ttl, lease_timeout, misplaced=misplaced)
+    refuse_misplaced("cache_aside_view", misplaced)
+    seconds, lease_seconds = read_seconds("ttl", ttl), read_seconds("lease_timeout", lease_timeout)
 
     def decorate(view: Callable[..., HttpResponseBase]) -> CachedView:
         refuse_uncacheable("cache_aside_view", view)
@@ -68,7 +70,9 @@ def cache_aside_view(
                 f"{name_of(view)} is an async view, which cache_aside_view does not cache yet. "
                 "Decorate the coroutine functions it awaits with @cache_aside."
             )
-        caching = Caching(name=name_of(view), codec=response_codec, alias=alias, **durations)
+        caching = Caching(
+            name=name_of(view), codec=response_codec, alias=alias, ttl=seconds, lease_timeout=lease_seconds
+        )
         start = namespace_of(view) if namespace is None else escape(namespace)
         return _decorate_view(view, start, TagMaker(view, tags), caching=caching)
 

@@ -68,6 +68,11 @@ def run_benchmark(tmp_path):
                 "2 processes of 3 threads",
             },
         ),
+        (
+            "stale",
+            ("--seconds", "0.2", "--callers", "3", "--origin-ms", "10"),
+            {"@cache_aside, stale_for=60", "@cache_aside", "get_or_set, django-redis"},
+        ),
     ],
 )
 def test_benchmark_runs_without_its_peers(run_benchmark, name, arguments, rows):

@@ -104,7 +104,7 @@ def test_key_is_by_argument_name_with_defaults(live, prefix):
 
 
 def test_entry_expires_with_its_ttl(live, prefix):
-    """Redis's own time to live is the ttl."""
+    """Redis's own time to live is the ttl, up to a tenth shorter."""
 
     @cache_aside(ttl=timedelta(minutes=2), key="a")
     def load():
@@ -112,7 +112,7 @@ def test_entry_expires_with_its_ttl(live, prefix):
 
     load()
 
-    assert 119_000 < get_redis().pttl(f"{prefix}:a") <= 120_000
+    assert 107_000 < get_redis().pttl(f"{prefix}:a") <= 120_000
 
 
 def test_invalidate_ends_one_entry(live, origin):

@@ -222,6 +222,22 @@ def test_landing_wakes_threads_and_tasks(threads):
     assert pilot is not None
 
 
+def test_owner_on_a_closed_loop_is_lost():
+    """Its task may live until the garbage collector comes; nobody waits for that."""
+    loop = asyncio.new_event_loop()
+    flight, pilot = loop.run_until_complete(asyncio.wait_for(_enter(), PATIENCE))
+
+    loop.close()
+
+    assert flight.is_over
+    assert flights.enter(PLACE, NAMES)[1] is not None
+    assert pilot is not None
+
+
+async def _enter():
+    return flights.enter(PLACE, NAMES)
+
+
 def test_waiter_of_a_closed_loop_does_not_disturb_the_landing(threads):
     """A loop that was closed in the middle of a wait has nobody to be woken."""
     flight, pilot = flights.enter(PLACE, NAMES)

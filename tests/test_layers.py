@@ -17,6 +17,7 @@ LAYERS = [
     ["computation"],
     ["claims"],
     ["caching"],
+    ["background"],
     ["flights", "tiers.redis", "tiers.fallback", "transactions"],
     ["pools", "tiers", "tiers.scripts"],
     ["pools.sync", "pools.asynchronous"],

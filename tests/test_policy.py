@@ -15,15 +15,16 @@ ROWS = [
 
 def follow(redis, copy, right):
     """What a call does in this state, asked tier by tier until there is nothing more to ask."""
-    tier, _, freshness = copy.partition(", ")
-    reading = Reading(redis)
+    tier, *words = copy.split(", ")
+    reading = Reading(redis, in_background="in background" in words)
     action = decide(reading)
     while action.verb in ("ask", "lease"):
         if action.verb == "lease":
             reading = reading._replace(right=right)
         else:
             hit = action.tier if action.tier == tier else None
-            reading = reading._replace(found=hit, is_stale=freshness == "stale", asked=reading.asked | {action.tier})
+            reading = reading._replace(found=hit, is_stale="stale" in words, is_due="due" in words)
+            reading = reading._replace(asked=reading.asked | {action.tier})
         action = decide(reading)
     return action
 
@@ -35,6 +36,7 @@ def test_policy_is_its_table(row):
     expected = {
         "computed": Action("compute", {"–": None}.get(written_to, written_to)),
         "waits": Action("wait", "redis"),
+        "redis, refreshed": Action("refresh", "redis"),
     }
 
     action = follow(Redis(redis), copy, Right(lease or "unknown"))

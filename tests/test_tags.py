@@ -147,7 +147,7 @@ def test_empty_tag_is_an_error():
 
 def test_names_of_an_entry_without_tags():
     """A key alone has no tags."""
-    assert Names("shop:a") == ("shop:a", ())
+    assert Names("shop:a") == ("shop:a", (), ())
 
 
 @settings(deadline=None)

@@ -41,7 +41,10 @@ class FallbackTier:
     def read(self, names: Names) -> Flow[Entry | None]:
         """See `Tier.read`. Raises UnreadableEntry."""
         payload = yield from self._query(lambda: self._select(names.key))
-        return None if payload is None else unpack(bytes(payload), names.key)
+        if payload is None:
+            return None
+        entry = unpack(bytes(payload), names.key)
+        return entry if entry.tags == names.stamp else None
 
     def _select(self, key: str) -> bytes | None:
         rows = self._rows().filter(key=key).fresh().started_within(self._seconds_open())
@@ -59,7 +62,7 @@ class FallbackTier:
         since_start = now - entry.created + entry.took
         fresh_for = min(entry.fresh_until - now, self.ttl - since_start)
         values = {
-            "payload": pack(entry, key),
+            "payload": pack(entry._replace(tags=names.stamp), key),
             "started": Now() - timedelta(seconds=since_start),
             "fresh_until": Now() + timedelta(seconds=fresh_for),
         }

@@ -114,16 +114,25 @@ class RedisTier:
             return None
         entry = unpack(found[0], names.key)
         # A server that lost its memory may have brought back what was invalidated; an unset life equals nothing.
-        if entry.life != life or life == pools.UNSET_LIFE or entry.tags != tuple(found[1:]):
+        if entry.life != life or life == pools.UNSET_LIFE or entry.tags != (*found[1:], *names.stamp):
             return entry._replace(is_revoked=True)
         return entry
 
     def lease(
-        self, names: Names, seen: Entry | None, token: bytes, *, seconds: float, kept: float, replace: bool = False
+        self,
+        names: Names,
+        seen: Entry | None,
+        token: bytes,
+        *,
+        seconds: float,
+        kept: float,
+        replace: bool = False,
+        has_copy: bool = False,
     ) -> Flow[Lease | Entry | None]:
         """The lease; or the entry, if another was filled since `seen` was read; or None, while another has the lease.
 
-        `token` is a new one (`make_token`). It lasts for `seconds`, of an entry that will be kept for `kept` seconds. With `replace` it is taken from another.
+        `token` is a new one (`make_token`). It lasts for `seconds`, of an entry that will be kept for `kept` seconds. With `replace` it is taken from another;
+        who `has_copy` leaves the origin alone for a while after it failed.
         Never sent twice: a first try that arrives late must not find its token granted.
         """
         milliseconds = _milliseconds(seconds)
@@ -131,7 +140,7 @@ class RedisTier:
             token,
             milliseconds,
             milliseconds + _milliseconds(kept),
-            b"1" if replace else b"",
+            b"replace" if replace else b"copy" if has_copy else b"",
             b"" if seen is None else head(seen, names.key),
             *(make_token() for _ in names.tags),
         )
@@ -143,14 +152,14 @@ class RedisTier:
         return self.judge(names, reply[1:], life)
 
     def fill(self, names: Names, lease: Lease, entry: Entry | None, *, kept: float = 0.0) -> Flow[bool]:
-        """Store the entry for `kept` seconds and let the lease go; None only lets it go. Whether it was accepted.
+        """Store the entry for `kept` seconds and let the lease go; None only lets it go, after `kept`. Whether accepted.
 
         Not if the entry, or one of its tags, was invalidated since the lease was given.
         """
         stored = b""
         if entry is not None:
-            stored = pack(entry._replace(life=lease.life, tags=lease.generations), names.key)
-        arguments = (lease.token, stored, _milliseconds(kept), *lease.generations)
+            stored = pack(entry._replace(life=lease.life, tags=lease.generations + names.stamp), names.key)
+        arguments = (lease.token, stored, _milliseconds(kept) if kept else 0, *lease.generations)
         # A second try after one that was executed is refused, which costs those who joined another look.
         reply, life = yield from self._run(FILL, names, arguments, idempotent=True)
         if reply == 2:

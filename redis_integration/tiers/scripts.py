@@ -17,15 +17,19 @@ class Script:
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest()
 
 
-# ARGV: token, lease in ms, time to live of new tags in ms, "1" to replace another's lease, the head of the entry that the
-# caller has read and cannot use, a new generation for each tag.
+# Where a lease stands there may be the word "hold" instead, which is no token: the origin failed a moment ago. It holds up
+# nobody but those who have a copy to answer with.
+
+# ARGV: token, lease in ms, time to live of new tags in ms, "replace" to replace another's lease, "copy" where a hold counts as
+# one, the head of the entry that the caller has read and would refresh, a new generation for each tag.
 # Answers {0}: held by another; {1, false, generations…}: granted; {2, entry, generations…}: filled since the caller read.
 LEASE = Script("""
-local found = ARGV[4] == '' and redis.call('GET', KEYS[1])
+local found = ARGV[4] ~= 'replace' and redis.call('GET', KEYS[1])
 if found and ARGV[5] ~= '' and string.sub(found, 1, #ARGV[5]) == ARGV[5] then
   found = false
 end
-if not found and ARGV[4] == '' and redis.call('EXISTS', KEYS[2]) == 1 then
+local held = redis.call('GET', KEYS[2])
+if held and not found and ARGV[4] ~= 'replace' and (held ~= 'hold' or ARGV[4] == 'copy') then
   return {0}
 end
 local reply = {found and 2 or 1, found}
@@ -47,7 +51,8 @@ end
 return reply
 """)
 
-# ARGV: token, the entry (empty: only let the lease go), its time to live in ms, the generations that the lease gave.
+# ARGV: token, the entry (empty: only let the lease go), its time to live in ms (of a hold, where there is no entry), the
+# generations that the lease gave.
 # Answers 1 if the lease was still this one and no generation has changed, else 0; 2 for a foreign value, left alone.
 FILL = Script("""
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
@@ -58,6 +63,9 @@ for i = 3, #KEYS do
   if redis.call('GET', KEYS[i]) ~= ARGV[i + 1] then
     return 0
   end
+  if ARGV[2] ~= '' and redis.call('PTTL', KEYS[i]) < tonumber(ARGV[3]) then
+    redis.call('PEXPIRE', KEYS[i], 2 * ARGV[3])
+  end
 end
 if ARGV[2] ~= '' then
   local format = redis.call('GETRANGE', KEYS[1], 0, 0)
@@ -65,6 +73,8 @@ if ARGV[2] ~= '' then
     return 2
   end
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+elseif ARGV[3] ~= '0' then
+  redis.call('SET', KEYS[2], 'hold', 'PX', ARGV[3])
 end
 return 1
 """)

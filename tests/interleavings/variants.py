@@ -58,7 +58,7 @@ def invalidation_leaves_the_lease(patch):
 
 
 def lease_does_not_look_for_the_entry(patch):
-    _edit(patch, "LEASE", "local found = ARGV[4] == '' and redis.call('GET', KEYS[1])", "local found = false")
+    _edit(patch, "LEASE", "local found = ARGV[4] ~= 'replace' and redis.call('GET', KEYS[1])", "local found = false")
 
 
 def expiry_leaves_the_lease(patch):

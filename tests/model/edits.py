@@ -56,6 +56,7 @@ def _find(where: str) -> tuple[Any, str, dict[str, Any]]:
 
 
 _WITH_LEASE = "computation.Computation._answer_with_lease"
+_COMPUTE = "computation.Computation._compute_with_lease"
 _NEW_GENERATIONS = """
 local reply = {}
 for i, key in ipairs(KEYS) do
@@ -67,9 +68,13 @@ return reply
 
 EDITS: dict[str, tuple[Edit, ...]] = {
     # The lease and the fill
-    "one lease": (Edit("tiers.redis.LEASE", "redis.call('EXISTS', KEYS[2]) == 1", "false"),),
+    "one lease": (Edit("tiers.redis.LEASE", "local held = redis.call('GET', KEYS[2])", "local held = false"),),
     "read again with the lease": (
-        Edit("tiers.redis.LEASE", "local found = ARGV[4] == '' and redis.call('GET', KEYS[1])", "local found = false"),
+        Edit(
+            "tiers.redis.LEASE",
+            "local found = ARGV[4] ~= 'replace' and redis.call('GET', KEYS[1])",
+            "local found = false",
+        ),
     ),
     "the entry it has seen is not found": (Edit("tiers.redis.LEASE", "if found and ARGV[5] ~= ''", "if false"),),
     "fill needs the lease": (
@@ -92,15 +97,15 @@ EDITS: dict[str, tuple[Edit, ...]] = {
         Edit("tiers.redis.RedisTier.lease", "(LEASE, names, arguments)", "(LEASE, names, arguments, idempotent=True)"),
         Edit(
             "tiers.redis.LEASE",
-            "redis.call('EXISTS', KEYS[2]) == 1",
-            "(redis.call('GET', KEYS[2]) or ARGV[1]) ~= ARGV[1]",
+            "local held = redis.call('GET', KEYS[2])",
+            "local held = redis.call('GET', KEYS[2])\nheld = held ~= ARGV[1] and held",
         ),
     ),
     # Flights
-    "joiners need the fill": (Edit(_WITH_LEASE, "if is_accepted or", "if True or"),),
+    "joiners need the fill": (Edit(_COMPUTE, "if is_accepted or", "if True or"),),
     "joined until the fill": (
         Edit(
-            _WITH_LEASE,
+            _COMPUTE,
             "if flight is not None:\n        flights.leave(flight)  # it can",
             "if False:\n        flights.leave(flight)  # it can",
         ),
@@ -120,7 +125,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
             "flight.land(self.landing) if not __import__('sys').exception() else setattr(flight, 'kept', pilot)",
         ),
     ),
-    "exceptions need the release": (Edit(_WITH_LEASE, "if is_accepted or", "if is_accepted or outcome.error or"),),
+    "exceptions need the release": (Edit(_COMPUTE, "if is_accepted or", "if is_accepted or outcome.error or"),),
     "bare until it begins": (Edit("flights.begin", "flight.is_open = False", "pass"),),
     "bare flights in a row": (
         Edit("computation.Computation._answer_without_lease", "if flight.after is not None", "if False"),
