@@ -20,12 +20,16 @@ Flow = Generator[Any, Any, T]
 
 
 class Call:
-    """Yielded for code that uses the ORM: it is written sync, and runs in the thread that may touch the database."""
+    """Yielded for code that uses the ORM: it is written sync, and runs in the thread that may touch the database.
 
-    __slots__ = ("function",)
+    One that `must_run` is run even if nobody waits for it any more.
+    """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    __slots__ = ("function", "must_run")
+
+    def __init__(self, function: Callable[[], Any], *, must_run: bool = False) -> None:
         self.function = function
+        self.must_run = must_run
 
 
 def run(flow: Flow[T]) -> T:
@@ -58,8 +62,9 @@ async def arun(flow: Flow[T]) -> T:
         while True:
             try:
                 if isinstance(wanted, Call):
+                    running = sync_to_async(wanted.function, thread_sensitive=True)()
                     async with asyncio.timeout(CALL_TIMEOUT):
-                        answer = await sync_to_async(wanted.function, thread_sensitive=True)()
+                        answer = await (asyncio.shield(running) if wanted.must_run else running)
                 else:
                     answer = await wanted if inspect.isawaitable(wanted) else wanted
             except Exception as error:

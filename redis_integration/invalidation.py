@@ -75,14 +75,23 @@ def expire_entries(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[N
 def _after_commit(step: Step, names: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
     if not names or not get_settings(alias).enabled:
         return
+    send = partial(_run_sync, step, names, alias)
+    is_late = False
+
+    def register() -> bool:
+        is_due = send_on_commit(names, send)
+        if is_due and is_late:
+            send()  # perhaps a transaction has ended since it was sent
+        return is_due
+
     try:
-        send = partial(_run_sync, step, names, alias)
-        is_due = yield Call(partial(send_on_commit, names, send))
+        is_due = yield Call(register, must_run=True)
     except Exception as error:
-        # Nobody can say whether there is a commit to wait for: to send is safe.
+        # Nobody can say whether there is a commit to wait for: to send is safe. A thread that was only busy sends again.
         logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
-        is_due = True
+        is_due = is_late = True
     except BaseException:  # cancelled or interrupted
+        is_late = True
         Tiers(alias, is_async=is_async).redis.remember(names)
         raise
     if is_due:

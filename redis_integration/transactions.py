@@ -119,7 +119,8 @@ def has_invalidated(names: Iterable[str]) -> bool:
 
 
 def _find_unsent(names: Iterable[str]) -> list[Unsent]:
-    living = [each for ref in tuple(_unsent) if (each := ref()) is not None]
+    # A copy by C: the garbage collector, which may take some out, does not run in the middle of it.
+    living = [each for ref in _unsent.copy() if (each := ref()) is not None]
     return [each for each in living if not each.is_sent and not each.names.isdisjoint(names)]
 
 
@@ -168,4 +169,12 @@ def let_go(**kwargs: Any) -> None:
 
 
 request_finished.connect(let_go, dispatch_uid="redis_integration.transactions")
-run_in_child(_mine.fills.clear)
+
+
+def _start_afresh() -> None:
+    # The transactions stay with the parent.
+    _unsent.clear()
+    _mine.fills.clear()
+
+
+run_in_child(_start_afresh)

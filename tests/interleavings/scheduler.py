@@ -329,7 +329,9 @@ def _stand_ins():
         id(time.time): clock.time,
         id(time.monotonic): clock.monotonic,
         id(os): types.SimpleNamespace(urandom=_next_bytes),
-        id(asyncio): types.SimpleNamespace(sleep=Pause, get_running_loop=asyncio.get_running_loop),
+        id(asyncio): types.SimpleNamespace(
+            sleep=Pause, get_running_loop=asyncio.get_running_loop, _get_running_loop=asyncio._get_running_loop
+        ),
     }
 
 

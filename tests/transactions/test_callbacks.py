@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
+
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
-from redis_integration import invalidate
+from redis_integration import ainvalidate, flow, invalidate, transactions
 from tests.transactions.conftest import Boom, Price, by_key_and_by_tag, elsewhere, in_every_database, reading_committed
 
 
@@ -359,3 +364,55 @@ def test_pytest_djangos_transaction_is_a_test_cases(live, db):
 
     assert len(captured) == 2
     assert captured[0] is fail
+
+
+@in_every_database
+def test_invalidation_waits_for_the_commit_though_the_orm_thread_was_busy(price, monkeypatch):
+    """It is sent at once, since nobody could say, and again after the commit."""
+    monkeypatch.setattr(flow, "CALL_TIMEOUT", 0.05)
+    price.get()
+
+    async def main():
+        busy = sync_to_async(time.sleep)(0.3)
+        await asyncio.gather(busy, ainvalidate(keys=[price.key_for()], tags=["prices"]))
+
+    with price.atomic():
+        price.change()
+        async_to_sync(main)()
+        elsewhere(price.get)
+
+    assert price.get() == "new"
+
+
+@in_every_database
+def test_cancelled_invalidation_waits_for_the_commit_too(price):
+    """Who gave up waiting is not told that it was done; it is done all the same."""
+    price.get()
+
+    async def main():
+        busy = asyncio.ensure_future(sync_to_async(time.sleep)(0.3))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await ainvalidate(keys=[price.key_for()], tags=["prices"])
+        await busy
+
+    with price.atomic():
+        price.change()
+        async_to_sync(main)()
+        elsewhere(price.get)
+
+    assert price.get() == "new"
+
+
+@in_every_database
+def test_forked_child_has_no_unsent_invalidations_of_its_parent(price):
+    """Each hit would look through them."""
+    with price.atomic():
+        price.invalidate()
+        child = os.fork()
+        if not child:
+            os._exit(transactions.is_any_unsent())
+        _, status = os.waitpid(child, 0)
+
+    assert status == 0
