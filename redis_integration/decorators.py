@@ -19,7 +19,7 @@ from redis_integration.caching import MAX_TTL, Answer, Caching, aattempt, attemp
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
 from redis_integration.flow import arun, run
-from redis_integration.invalidation import end_entries, expire_entries, refuse_event_loop
+from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import KeyMaker, Names, full_key
 from redis_integration.tags import TagMaker
 
@@ -157,7 +157,7 @@ def _decorate_sync(function: Callable[..., Any], names_for: Callable[..., Names]
 
     def expire(*args: Any, **kwargs: Any) -> None:
         refuse_event_loop("expire")
-        run(expire_entries([names_for(args, kwargs).key], alias, is_async=False))
+        run(end_entries([names_for(args, kwargs).key], alias, is_async=False, softly=True))
 
     decorated: Any = update_wrapper(cached, function)
     decorated.invalidate = invalidate
@@ -191,7 +191,7 @@ def _decorate_async(function: Callable[..., Any], names_for: Callable[..., Names
         await arun(end_entries([names_for(args, kwargs).key], alias, is_async=True))
 
     async def aexpire(*args: Any, **kwargs: Any) -> None:
-        await arun(expire_entries([names_for(args, kwargs).key], alias, is_async=True))
+        await arun(end_entries([names_for(args, kwargs).key], alias, is_async=True, softly=True))
 
     async def arefresh(*args: Any, **kwargs: Any) -> Any:
         return await answer(args, kwargs, refresh=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 from django.core.exceptions import SynchronousOnlyOperation
 
@@ -18,9 +17,6 @@ from redis_integration.tags import tag_key
 from redis_integration.transactions import send_on_commit
 
 logger = logging.getLogger("redis_integration")
-
-Step = Callable[[Sequence[str], Tiers], Flow[None]]
-
 
 def invalidate(*, keys: Iterable[str] = (), tags: Iterable[str] = (), alias: str = "default") -> None:
     """End the entries of these full keys, as `key_for` gives them, and all entries with one of these tags. One round trip.
@@ -62,21 +58,18 @@ def _names(keys: Iterable[str], tags: Iterable[str], alias: str) -> list[str]:
     return [*names, *(tag_key(prefix, tag) for tag in tags)]
 
 
-def end_entries(names: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
-    """See `invalidate`; the names are not checked."""
-    return _after_commit(_end, names, alias, is_async=is_async)
+def end_entries(names: Sequence[str], alias: str, *, is_async: bool, softly: bool = False) -> Flow[None]:
+    """See `invalidate`; the names are not checked.
 
-
-def expire_entries(keys: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
-    """Make the entries of these full keys stale: one caller computes anew, the others get the stale copy meanwhile."""
-    return _after_commit(_expire, keys, alias, is_async=is_async)
-
-
-def _after_commit(step: Step, names: Sequence[str], alias: str, *, is_async: bool) -> Flow[None]:
+    `softly` is for one key: one caller computes anew, the others get the stale copy meanwhile.
+    """
     if not names or not get_settings(alias).enabled:
         return
-    send = partial(_run_sync, step, names, alias)
+    tiers = Tiers(alias, is_async=is_async)
     is_late = False
+
+    def send() -> None:
+        run(_end(names, Tiers(alias, is_async=False), softly=softly))
 
     def register() -> bool:
         is_due = send_on_commit(names, send)
@@ -92,30 +85,16 @@ def _after_commit(step: Step, names: Sequence[str], alias: str, *, is_async: boo
         is_due = is_late = True
     except BaseException:  # cancelled or interrupted
         is_late = True
-        Tiers(alias, is_async=is_async).redis.remember(names)
+        tiers.redis.remember(names)
         raise
     if is_due:
-        yield from step(names, Tiers(alias, is_async=is_async))
+        yield from _end(names, tiers, softly=softly)
 
 
-def _run_sync(step: Step, names: Sequence[str], alias: str) -> None:
-    run(step(names, Tiers(alias, is_async=False)))
-
-
-def _end(names: Sequence[str], tiers: Tiers) -> Flow[None]:
+def _end(names: Sequence[str], tiers: Tiers, *, softly: bool) -> Flow[None]:
     flights.end(names)
     try:
-        yield from tiers.redis.delete(names)
+        yield from (tiers.redis.expire(*names) if softly else tiers.redis.delete(names))
     except RedisUnavailable as failure:
         logger.debug("redis_integration.invalidation_pending %s: %s", ", ".join(names), failure)
         yield from tiers.fallback.delete(names)
-
-
-def _expire(keys: Sequence[str], tiers: Tiers) -> Flow[None]:
-    flights.end(keys)
-    for key in keys:
-        try:
-            yield from tiers.redis.expire(key)
-        except RedisUnavailable as failure:
-            logger.debug("redis_integration.invalidation_pending %s: %s", key, failure)
-            yield from tiers.fallback.delete([key])

@@ -180,8 +180,8 @@ def _is_computed(instance: Model) -> bool:
 
 
 def _identity(tags: object) -> object:
-    # A function that holds nothing is the same each time its line runs, as in a second ready().
-    is_bare = isinstance(tags, FunctionType) and not (tags.__closure__ or tags.__defaults__ or tags.__kwdefaults__)
-    if is_bare and isinstance(tags, FunctionType):
-        return tags.__module__, tags.__code__
+    if isinstance(tags, FunctionType):
+        # A function that holds nothing is the same each time its line runs, as in a second ready().
+        is_bare = not (tags.__closure__ or tags.__defaults__ or tags.__kwdefaults__)
+        return (tags.__module__, tags.__code__) if is_bare else tags
     return tuple(tags) if isinstance(tags, list) else tags

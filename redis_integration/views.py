@@ -25,7 +25,7 @@ from redis_integration.decorators import (
     value_of,
 )
 from redis_integration.flow import run
-from redis_integration.invalidation import end_entries, expire_entries, refuse_event_loop
+from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import Names, escape, full_key, namespace_of, view_key
 from redis_integration.responses import response_codec, why_bypassed, why_not_stored
 from redis_integration.tags import TagMaker
@@ -120,7 +120,7 @@ def _decorate_view(
 
     def expire(request: HttpRequest, *, path: str | None = None) -> None:
         refuse_event_loop("expire")
-        run(expire_entries([key_for(request, path=path)], alias, is_async=False))
+        run(end_entries([key_for(request, path=path)], alias, is_async=False, softly=True))
 
     decorated: Any = update_wrapper(cached, view)
     decorated.key_for, decorated.invalidate, decorated.expire = key_for, invalidate, expire
