@@ -18,6 +18,7 @@ from redis_integration.transactions import send_on_commit
 
 logger = logging.getLogger("redis_integration")
 
+
 def invalidate(*, keys: Iterable[str] = (), tags: Iterable[str] = (), alias: str = "default") -> None:
     """End the entries of these full keys, as `key_for` gives them, and all entries with one of these tags. One round trip.
 
