@@ -5,28 +5,33 @@ Two real functions, one sync and one async, are made at decoration time; what th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import timedelta
 from functools import partial, update_wrapper
-from hashlib import blake2b
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction
 
 from redis_integration.cache_aside import MISS, alook, find_answer, look
-from redis_integration.caching import MAX_TTL, Answer, Caching, aattempt, attempt
+from redis_integration.caching import Answer, Caching, aattempt, attempt
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
 from redis_integration.flow import arun, run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import KeyMaker, Names, full_key
+from redis_integration.options import (
+    Seconds,
+    name_of,
+    read_freshness,
+    read_seconds,
+    read_version,
+    refuse_misplaced,
+    refuse_uncacheable,
+)
 from redis_integration.tags import TagMaker
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-Seconds = float | timedelta
 # Templates over the arguments ("product:{pk}"), or a function of the arguments.
 Tags = Sequence[str] | Callable[..., Iterable[str]]
 # Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
@@ -216,78 +221,3 @@ def value_of(answer: Answer) -> Any:
     finally:
         # The traceback holds this frame: without this, each error would wait for the garbage collector.
         del error
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """Module and qualified name, for humans."""
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
-
-
-def refuse_uncacheable(decorator: str, function: Any) -> None:
-    """Raise TypeError for what is no plain function, with the way to write it."""
-    if getattr(function, "__module__", "") == "django.utils.decorators":
-        raise TypeError(
-            f"method_decorator hides what {decorator} decorates. Decorate a view class as "
-            "cache_aside_view(ttl=60)(MyView.as_view()), a method directly, with @cache_aside above it."
-        )
-    if isinstance(function, (classmethod, staticmethod, property, type)) or not callable(function):
-        raise TypeError(
-            f"{decorator} decorates functions, and this is a {type(function).__name__}. Put @{decorator}(…) below every "
-            "other decorator that makes it something else."
-        )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name_of(function)} is a generator, which can be read only once. Return a list.")
-
-
-def refuse_misplaced(decorator: str, misplaced: tuple[object, ...]) -> None:
-    """Raise TypeError for options by position."""
-    if misplaced:
-        raise TypeError(f"{decorator} takes options by name only. Write @{decorator}(ttl=60).")
-
-
-def read_freshness(
-    ttl: Seconds | Callable[[Any], float],
-    *,
-    stale_for: Seconds,
-    refresh: str | None,
-    eager: float | None,
-    error_ttl: Seconds,
-) -> dict[str, Any]:
-    """These options as fields of Caching. Raises TypeError and ValueError."""
-    if refresh not in (None, "background", "caller"):
-        raise ValueError(f'refresh is {refresh!r}. Give "background" or "caller".')
-    if eager is not None and (isinstance(eager, bool) or not isinstance(eager, (int, float))):
-        raise TypeError(f"eager is {eager!r}. Give a number between 0 and 1, such as 0.8.")
-    if eager is not None and not 0 < eager < 1:
-        raise ValueError(f"eager is {eager!r}. Give a number between 0 and 1, such as 0.8: the share of the ttl.")
-    kept = read_seconds("stale_for", stale_for) if stale_for else 0.0
-    return {
-        "ttl": ttl if callable(ttl) else read_seconds("ttl", ttl),
-        "stale_for": kept,
-        # Threads start only for who asked for them.
-        "in_background": refresh == "background" or (refresh is None and (kept > 0 or eager is not None)),
-        "eager": 1.0 if eager is None else float(eager),
-        "error_ttl": read_seconds("error_ttl", error_ttl),
-    }
-
-
-def read_version(version: str | int | None) -> tuple[bytes, ...]:
-    """What stands for this version in an entry. Raises TypeError."""
-    if version is None:
-        return ()
-    if isinstance(version, bool) or not isinstance(version, (str, int)):
-        raise TypeError(f"version is {version!r}. Give a str or an int, another one for each meaning of the result.")
-    return (blake2b(repr(version).encode(), digest_size=8).digest(),)
-
-
-def read_seconds(option: str, duration: Seconds) -> float:
-    """A duration in seconds. Raises TypeError and ValueError."""
-    if isinstance(duration, timedelta):
-        duration = duration.total_seconds()
-    if isinstance(duration, bool) or not isinstance(duration, (int, float)):
-        raise TypeError(f"{option} is {duration!r}. Give seconds as a number, or a timedelta.")
-    if not 0 < duration <= MAX_TTL:
-        raise ValueError(
-            f"{option} is {duration!r}. Give more than 0 seconds, at most ten years; to end an entry, call invalidate()."
-        )
-    return float(duration)

@@ -14,19 +14,11 @@ from django.utils import timezone, translation
 from redis_integration.cache_aside import MISS, find_answer, look
 from redis_integration.caching import Answer, Caching, Outcome, attempt
 from redis_integration.conf import get_settings, get_view_variations
-from redis_integration.decorators import (
-    LEASE_TIMEOUT,
-    Seconds,
-    Tags,
-    name_of,
-    read_seconds,
-    refuse_misplaced,
-    refuse_uncacheable,
-    value_of,
-)
+from redis_integration.decorators import LEASE_TIMEOUT, Tags, value_of
 from redis_integration.flow import run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import Names, escape, full_key, namespace_of, view_key
+from redis_integration.options import Seconds, name_of, read_seconds, refuse_misplaced, refuse_uncacheable
 from redis_integration.responses import response_codec, why_bypassed, why_not_stored
 from redis_integration.tags import TagMaker
 

@@ -13,7 +13,7 @@ LAYERS = [
     ["__init__", "apps", "management.commands.redis_scan"],
     ["checks", "views"],
     ["decorators", "model_tags", "scan"],
-    ["cache_aside", "invalidation"],
+    ["cache_aside", "invalidation", "options"],
     ["computation"],
     ["claims"],
     ["caching"],
