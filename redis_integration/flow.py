@@ -62,7 +62,7 @@ async def arun(flow: Flow[T]) -> T:
         while True:
             try:
                 if isinstance(wanted, Call):
-                    running = sync_to_async(wanted.function, thread_sensitive=True)()
+                    running = _surely(wanted.function) if wanted.must_run else sync_to_async(wanted.function)()
                     async with asyncio.timeout(CALL_TIMEOUT):
                         answer = await (asyncio.shield(running) if wanted.must_run else running)
                 else:
@@ -75,3 +75,21 @@ async def arun(flow: Flow[T]) -> T:
         return stop.value  # type: ignore[no-any-return]
     finally:
         flow.close()
+
+
+async def _surely(function: Callable[[], T]) -> T:
+    has_begun = False
+
+    def begin() -> T:
+        nonlocal has_begun
+        has_begun = True
+        return function()
+
+    try:
+        return await sync_to_async(begin)()
+    except asyncio.CancelledError:
+        # The loop ends, and the thread was still busy; the loop waits for its tasks.
+        if not has_begun:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await sync_to_async(begin)()
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 
 import pytest
@@ -375,6 +376,27 @@ def test_invalidation_waits_for_the_commit_though_the_orm_thread_was_busy(price,
     async def main():
         busy = sync_to_async(time.sleep)(0.3)
         await asyncio.gather(busy, ainvalidate(keys=[price.key_for()], tags=["prices"]))
+
+    with price.atomic():
+        price.change()
+        async_to_sync(main)()
+        elsewhere(price.get)
+
+    assert price.get() == "new"
+
+
+@in_every_database
+def test_invalidation_waits_for_the_commit_though_the_loop_ended_while_the_orm_thread_was_busy(price, monkeypatch):
+    """An ending loop cancels what it had not begun; this it begins once more."""
+    monkeypatch.setattr(flow, "CALL_TIMEOUT", 0.3)
+    price.get()
+    is_free = threading.Event()
+
+    async def main():
+        busy = asyncio.create_task(sync_to_async(is_free.wait)())
+        await ainvalidate(keys=[price.key_for()], tags=["prices"])
+        threading.Timer(0.05, is_free.set).start()
+        return busy
 
     with price.atomic():
         price.change()
