@@ -30,6 +30,7 @@ bench: $(PEERS)  ## Ours and its peers in one run; prints the tables of docs/ben
 	$(BIN)/python -m benchmarks.misses
 	$(BIN)/python -m benchmarks.stampede
 	$(BIN)/python -m benchmarks.stale
+	$(BIN)/python -m benchmarks.lists
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

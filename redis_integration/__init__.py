@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis_integration.decorators import cache_aside
 from redis_integration.exceptions import RedisIntegrationError, RedisUnavailable, UncacheableCall
 from redis_integration.invalidation import ainvalidate, invalidate
+from redis_integration.many import cache_aside_many
 from redis_integration.model_tags import invalidates
 from redis_integration.pools import aclose_pools, aget_redis, close_pools, get_redis
 from redis_integration.views import cache_aside_view
@@ -17,6 +18,7 @@ __all__ = [
     "aget_redis",
     "ainvalidate",
     "cache_aside",
+    "cache_aside_many",
     "cache_aside_view",
     "close_pools",
     "get_redis",

@@ -6,7 +6,7 @@ No failure of a tier leaves it; only the origin's own error does. What must be c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import time
 from typing import Any
@@ -60,7 +60,23 @@ async def alook(caching: Caching, names: Names) -> tuple[Any, First]:
     return _fresh_value(caching, names, tier, first), first
 
 
-def _fresh_value(caching: Caching, names: Names, tier: RedisTier, first: pools.Exchange) -> Any:
+def look_all(caching: Caching, every: Sequence[Names], *, is_async: bool) -> Flow[list[tuple[Any, First]]]:
+    """See `look`; for many entries at once. One round trip."""
+    tier = get_redis_tier(caching.alias, is_async=is_async)
+    if (
+        not every
+        or not tier.is_quiet
+        or may_have_invalidated(name for each in every for name in (each.key, *each.tags))
+    ):
+        return [(MISS, None)] * len(every)
+    try:
+        found = yield from tier.read_all(every)
+    except RedisUnavailable as failure:
+        return [(MISS, failure)] * len(every)
+    return [(_fresh_value(caching, each, tier, first), first) for each, first in zip(every, found, strict=True)]
+
+
+def _fresh_value(caching: Caching, names: Names, tier: RedisTier, first: Any) -> Any:
     (found,), life = first
     if found is None or isinstance(found, Exception):
         return MISS
@@ -91,7 +107,7 @@ def find_answer(
     looks, give_up = dict(LOOKS), limit_of(caching)
     while True:
         reading = Reading(
-            (yield from _state(tiers, names)),
+            (yield from state(tiers, names)),
             in_background=caching.in_background,
             asked=_EVERY_TIER if refresh else _NO_TIER,
         )
@@ -121,7 +137,8 @@ def find_answer(
         first = None
 
 
-def _state(tiers: Tiers, names: Names) -> Flow[Redis]:
+def state(tiers: Tiers, names: Names) -> Flow[Redis]:
+    """What a call for this entry knows of Redis before it asks. No round trip while Redis is well."""
     every = (names.key, *names.tags)
     if may_have_invalidated(every):
         try:

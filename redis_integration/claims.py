@@ -78,7 +78,7 @@ class Claim:
         pause = FIRST_PAUSE
         while (action := decide(self.reading)).verb in ("lease", "wait"):
             if action.verb == "lease":
-                yield from self._ask()
+                yield from self.ask()
             elif not may_wait or (remaining := give_up - monotonic()) <= 0:
                 self.reading = self.reading._replace(right=Right.LATE)
             else:
@@ -87,7 +87,8 @@ class Claim:
                 self.reading = self.reading._replace(right=Right.UNKNOWN)
         return action
 
-    def _ask(self) -> Flow[None]:
+    def ask(self) -> Flow[None]:
+        """Try for the lease once. One round trip."""
         token = make_token()
         # Until the answer is read it may have been granted: an interrupt lets it go all the same.
         self.lease = Lease(token, UNSET_LIFE, ())

@@ -56,7 +56,7 @@ class Computation:
             raise
 
     def _answer(self) -> Flow[Answer | None]:
-        standing = yield from self._stand()
+        standing = yield from self.standing()
         action = decide(self.claim.reading)
         if action.verb == "refresh":
             # Inside a transaction it sees what it wrote itself, which another thread does not.
@@ -73,7 +73,7 @@ class Computation:
             return (yield from self._answer_without_lease(action))
         if flights.is_private(self.names.key):
             return (yield from self._answer_with_lease(None))
-        flight, pilot = flights.enter(self._place("redis"), self.names, supersede=self.claim.is_refresh)
+        flight, pilot = flights.enter(self.place("redis"), self.names, supersede=self.claim.is_refresh)
         if pilot is None:
             self.claim.reading = self.claim.reading._replace(right=Right.HELD)
             is_answered = decide(self.claim.reading).verb == "answer"
@@ -84,14 +84,16 @@ class Computation:
         finally:
             flight.land(self.landing)
 
-    def _stand(self) -> Flow[Standing]:
+    def standing(self) -> Flow[Standing]:
+        """Where this call stands: inside a transaction or not."""
         try:
             return (yield Call(partial(stand, self.names.key, self.claim)))  # type: ignore[no-any-return]
         except Exception as error:  # nobody can say
             logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
             return UNKNOWN
 
-    def _place(self, target: str) -> Place:
+    def place(self, target: str) -> Place:
+        """Where those who compute this entry for this tier meet."""
         return self.names.key, target, self.tiers.is_async, *self.names.stamp
 
     def _join(self, flight: Flight) -> Flow[Answer | None]:
@@ -124,6 +126,10 @@ class Computation:
 
     def _compute_with_lease(self, flight: Flight | None) -> Flow[Answer]:
         outcome, took = yield from self._call(flight)
+        return (yield from self.settle(flight, outcome, took))
+
+    def settle(self, flight: Flight | None, outcome: Outcome, took: float) -> Flow[Answer]:
+        """Store what the origin gave, and let the lease go. One round trip."""
         outcome, entry = self.caching.encode(outcome, took)
         if flight is not None:
             flights.leave(flight)  # it can be joined until its fill is sent
@@ -154,7 +160,7 @@ class Computation:
 
     def refresh(self) -> Flow[None]:
         """Compute a copy anew, where nobody else does."""
-        flight, pilot = flights.enter(self._place("redis"), self.names)
+        flight, pilot = flights.enter(self.place("redis"), self.names)
         if pilot is None:
             return
         self.landing = FOUND
@@ -173,7 +179,7 @@ class Computation:
         """In a flight that can be joined only until its origin call begins: nobody gets a value older than its call."""
         if flights.is_private(self.names.key):
             return (yield from self._answer_alone())
-        flight, pilot = flights.enter(self._place(action.tier or "origin"), self.names)
+        flight, pilot = flights.enter(self.place(action.tier or "origin"), self.names)
         if pilot is None:
             return (yield from self._join(flight))
         try:

@@ -5,13 +5,14 @@ Two real functions, one sync and one async, are made at decoration time; what th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial, update_wrapper
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction
 
-from redis_integration.cache_aside import MISS, alook, find_answer, look
+from redis_integration.cache_aside import MISS, alook, find_answer, look, look_all
 from redis_integration.caching import Answer, Caching, aattempt, attempt
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
@@ -22,40 +23,47 @@ from redis_integration.options import (
     Seconds,
     name_of,
     read_freshness,
+    read_items,
     read_seconds,
     read_version,
     refuse_misplaced,
     refuse_uncacheable,
 )
 from redis_integration.tags import TagMaker
+from redis_integration.tiers.redis import First
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 # Templates over the arguments ("product:{pk}"), or a function of the arguments.
 Tags = Sequence[str] | Callable[..., Iterable[str]]
 # Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
 LEASE_TIMEOUT = 10.0
+# Missing entries of one `amany` that are computed at a time.
+AT_ONCE = 10
+# What a look has brought: the value of a hit or MISS, and what the flow goes on with.
+Seen = tuple[Any, First]
 
 
-class CachedFunction(Protocol[P, R_co]):
+class CachedFunction(Protocol[P, R]):
     """A cached function. The named calls take the origin's own arguments."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str: ...
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
     def expire(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def many(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[R]: ...
 
 
-class CachedCoroutine(Protocol[P, R_co]):
+class CachedCoroutine(Protocol[P, R]):
     """A cached coroutine function; it has the `a…` twins only."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str: ...
     def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
     def aexpire(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
-    def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+    def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def amany(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[R]]: ...
 
 
 class FunctionDecorator(Protocol):
@@ -96,7 +104,8 @@ def cache_aside(
     One round trip for a hit, 3 for a miss; inside `atomic()` 2, and 1 after the commit. The decorated function has
     `key_for`, `invalidate` (the entry is gone), `expire` (others get it until one has computed anew) and `refresh`
     (computes now), for coroutine functions `ainvalidate`, `aexpire` and `arefresh`, each called with the function's own
-    arguments.
+    arguments; and `many` (`amany`), called with a list of first arguments, which reads all entries in one round trip and
+    computes what is missing call by call, up to 10 at a time where it is async.
 
     Raises TypeError and ValueError at decoration for options without meaning, UncacheableCall for a call whose
     arguments make no key or no tag, and what the function itself raises.
@@ -109,8 +118,7 @@ def cache_aside(
 
     def decorate(function: Callable[..., Any]) -> Any:
         refuse_uncacheable("cache_aside", function)
-        key_maker = KeyMaker(function, key=key, namespace=namespace)
-        tag_maker = TagMaker(function, tags)
+        names_for = names_maker(function, key=key, namespace=namespace, tags=tags, stamp=stamp, alias=alias)
         caching = Caching(
             name=name_of(function),
             codec=json_codec,
@@ -120,30 +128,50 @@ def cache_aside(
             **freshness,
         )
 
-        def names_for(args: Sequence[Any], kwargs: dict[str, Any]) -> Names:
-            prefix = get_settings(alias).key_prefix
-            return Names(full_key(prefix, key_maker.parts(args, kwargs)), tag_maker.names(prefix, args, kwargs), stamp)
-
-        def key_for(*args: Any, **kwargs: Any) -> str:
-            return full_key(get_settings(alias).key_prefix, key_maker.parts(args, kwargs))
-
-        is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
-        decorated: Any = (_decorate_async if is_async else _decorate_sync)(function, names_for, caching)
-        decorated.key_for = key_for
-        return decorated
+        return (_decorate_async if is_coroutine(function) else _decorate_sync)(function, names_for, caching)
 
     return decorate
 
 
-def _decorate_sync(function: Callable[..., Any], names_for: Callable[..., Names], caching: Caching) -> Any:
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether its calls are awaited."""
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+
+
+class NamesMaker(Protocol):
+    """What gives the names of a call's entry."""
+
+    def __call__(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Names: ...
+    def key_for(self, *args: Any, **kwargs: Any) -> str: ...
+
+
+def names_maker(
+    function: Callable[..., Any], *, key: str | None, namespace: str | None, tags: Tags, stamp: Any, alias: str
+) -> NamesMaker:
+    """What gives the names of a call's entry. Raises TypeError and ValueError for templates without meaning."""
+    key_maker, tag_maker = KeyMaker(function, key=key, namespace=namespace), TagMaker(function, tags)
+
+    def names_for(args: Sequence[Any], kwargs: dict[str, Any]) -> Names:
+        prefix = get_settings(alias).key_prefix
+        return Names(full_key(prefix, key_maker.parts(args, kwargs)), tag_maker.names(prefix, args, kwargs), stamp)
+
+    def key_for(*args: Any, **kwargs: Any) -> str:
+        return full_key(get_settings(alias).key_prefix, key_maker.parts(args, kwargs))
+
+    made: Any = names_for
+    made.key_for = key_for
+    return cast(NamesMaker, made)
+
+
+def _decorate_sync(function: Callable[..., Any], names_for: NamesMaker, caching: Caching) -> Any:
     alias = caching.alias
 
-    def answer(args: Any, kwargs: Any, refresh: bool = False) -> Any:
+    def answer(args: Any, kwargs: Any, refresh: bool = False, seen: Seen | None = None) -> Any:
         if not get_settings(alias).enabled:
             return function(*args, **kwargs)
         names, first = names_for(args, kwargs), None
         if not refresh:
-            value, first = look(caching, names)
+            value, first = seen or look(caching, names)
             if value is not MISS:
                 return value
         compute = partial(attempt, partial(function, *args, **kwargs))
@@ -164,22 +192,35 @@ def _decorate_sync(function: Callable[..., Any], names_for: Callable[..., Names]
         refuse_event_loop("expire")
         run(end_entries([names_for(args, kwargs).key], alias, is_async=False, softly=True))
 
+    def many(items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[Any]:
+        calls = [(item, *args) for item in read_items(f"{caching.name}.many()", items)]
+        if not get_settings(alias).enabled:
+            return [function(*call, **kwargs) for call in calls]
+        names = [names_for(call, kwargs) for call in calls]
+        distinct = {each.key: (each, call) for each, call in zip(names, calls, strict=True)}
+        seen = run(look_all(caching, [each for each, _ in distinct.values()], is_async=False))
+        values = {
+            key: answer(call, kwargs, seen=each) for (key, (_, call)), each in zip(distinct.items(), seen, strict=True)
+        }
+        return [values[each.key] for each in names]
+
     decorated: Any = update_wrapper(cached, function)
+    decorated.many, decorated.key_for = many, names_for.key_for
     decorated.invalidate = invalidate
     decorated.expire = expire
     decorated.refresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
     return decorated
 
 
-def _decorate_async(function: Callable[..., Any], names_for: Callable[..., Names], caching: Caching) -> Any:
+def _decorate_async(function: Callable[..., Any], names_for: NamesMaker, caching: Caching) -> Any:
     alias = caching.alias
 
-    async def answer(args: Any, kwargs: Any, refresh: bool = False) -> Any:
+    async def answer(args: Any, kwargs: Any, refresh: bool = False, seen: Seen | None = None) -> Any:
         if not get_settings(alias).enabled:
             return await function(*args, **kwargs)
         names, first = names_for(args, kwargs), None
         if not refresh:
-            value, first = await alook(caching, names)
+            value, first = seen or await alook(caching, names)
             if value is not MISS:
                 return value
         compute = partial(aattempt, partial(function, *args, **kwargs))
@@ -201,7 +242,31 @@ def _decorate_async(function: Callable[..., Any], names_for: Callable[..., Names
     async def arefresh(*args: Any, **kwargs: Any) -> Any:
         return await answer(args, kwargs, refresh=True)
 
+    async def amany(items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[Any]:
+        calls = [(item, *args) for item in read_items(f"{caching.name}.amany()", items)]
+        if not get_settings(alias).enabled:
+            return [await function(*call, **kwargs) for call in calls]
+        names = [names_for(call, kwargs) for call in calls]
+        distinct = {each.key: (each, call) for each, call in zip(names, calls, strict=True)}
+        seen = await arun(look_all(caching, [each for each, _ in distinct.values()], is_async=True))
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def one(call: Any, each: Seen) -> Any:
+            async with places:
+                return await answer(call, kwargs, seen=each)
+
+        computing = [
+            asyncio.ensure_future(one(call, each)) for (_, call), each in zip(distinct.values(), seen, strict=True)
+        ]
+        try:
+            values = dict(zip(distinct, await asyncio.gather(*computing), strict=True))
+        finally:
+            for task in computing:  # one has raised, or nobody waits any more
+                task.cancel()
+        return [values[each.key] for each in names]
+
     decorated: Any = update_wrapper(cached, function)
+    decorated.amany, decorated.key_for = amany, names_for.key_for
     decorated.ainvalidate, decorated.aexpire, decorated.arefresh = ainvalidate, aexpire, arefresh
     return decorated
 

@@ -194,11 +194,11 @@ def _waits_for_any(flight: Flight, aboard: tuple[Flight, ...]) -> bool:
 
 
 @contextlib.contextmanager
-def boarding(flight: Flight | None) -> Iterator[None]:
-    """While this lasts, calls for what this flight computes are its own origin's."""
+def boarding(*mine: Flight | None) -> Iterator[None]:
+    """While this lasts, calls for what these flights compute are their own origin's."""
     # Those that are over were left behind by an interrupt.
     before = tuple(each for each in _aboard.get() if not each.is_over)
-    _aboard.set(before if flight is None else (*before, flight))
+    _aboard.set((*before, *filter(None, mine)))
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
@@ -73,6 +73,13 @@ def read_version(version: str | int | None) -> tuple[bytes, ...]:
     if isinstance(version, bool) or not isinstance(version, (str, int)):
         raise TypeError(f"version is {version!r}. Give a str or an int, another one for each meaning of the result.")
     return (blake2b(repr(version).encode(), digest_size=8).digest(),)
+
+
+def read_items(name: str, items: Iterable[Any]) -> list[Any]:
+    """These items as a list. Raises TypeError for what is one item itself."""
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise TypeError(f"{name} was given the {type(items).__name__} {items!r:.60}. Give a list of items first.")
+    return [*items]
 
 
 def read_seconds(option: str, duration: Seconds) -> float:

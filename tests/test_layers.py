@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "redis_integration"
 
 LAYERS = [
     ["__init__", "apps", "management.commands.redis_scan"],
-    ["checks", "views"],
+    ["checks", "views", "many"],
     ["decorators", "model_tags", "scan"],
+    ["batches"],
     ["cache_aside", "invalidation", "options"],
     ["computation"],
     ["claims"],

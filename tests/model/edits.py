@@ -56,7 +56,7 @@ def _find(where: str) -> tuple[Any, str, dict[str, Any]]:
 
 
 _WITH_LEASE = "computation.Computation._answer_with_lease"
-_COMPUTE = "computation.Computation._compute_with_lease"
+_COMPUTE = "computation.Computation.settle"
 _NEW_GENERATIONS = """
 local reply = {}
 for i, key in ipairs(KEYS) do
@@ -81,7 +81,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
         Edit("tiers.redis.FILL", "if redis.call('GET', KEYS[2]) ~= ARGV[1] then", "if false then"),
     ),
     "invalidation revokes the lease": (Edit("tiers.redis.RedisTier._unlink", "*batch, *leases", "*batch"),),
-    "refresh replaces the lease": (Edit("claims.Claim._ask", "replace=self.is_refresh", "replace=False"),),
+    "refresh replaces the lease": (Edit("claims.Claim.ask", "replace=self.is_refresh", "replace=False"),),
     "refused refresh ends the entry": (Edit("decorators._left_old", "return", "return False and"),),
     "an invalid copy is no copy": (
         # What it knew of the stale copy stays, without the value.
@@ -134,8 +134,8 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "pending apart": (
         Edit(
             "computation.Computation._answer_without_lease",
-            'self._place(action.tier or "origin")',
-            'self._place("redis")',
+            'self.place(action.tier or "origin")',
+            'self.place("redis")',
         ),
     ),
     "local invalidation ends the flight": (Edit("invalidation._end", "flights.end(names)", "pass"),),
