@@ -35,7 +35,8 @@ def hits(url: str) -> Mapping[str, Subject]:
 
     numbers = range(SIZE)
     client = redis.Redis.from_url(url)
-    load_all(load.many(numbers) and numbers)
+    load.many(numbers)
+    load_all(numbers)
     full = [load.key_for(number) for number in numbers]
     for alias in ("default", "django_redis"):
         caches[alias].set_many(dict.fromkeys(KEYS, VALUE), 600)

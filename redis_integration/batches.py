@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from redis_integration import flights, pools
-from redis_integration.cache_aside import find_answer, state
+from redis_integration.cache_aside import MISS, find_answer, look_all, state
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
 from redis_integration.claims import Claim, limit_of
 from redis_integration.computation import Computation
@@ -103,15 +103,19 @@ class Batch:
 
     def _round(self, left: Sequence[int]) -> Flow[tuple[Any, list[int]]]:
         """Answer what can be answered: the origin's error if there is one, and what others are computing."""
+        seen = yield from look_all(self.caching, [self.names[index] for index in left], is_async=self.is_async)
+        self.values.update((index, value) for index, (value, _) in zip(left, seen, strict=True) if value is not MISS)
+        found = {index: first for index, (value, first) in zip(left, seen, strict=True) if value is MISS}
+        if not found:
+            return (), []
         tiers = Tiers(self.caching.alias, is_async=self.is_async)
-        every = [name for index in left for name in (self.names[index].key, *self.names[index].tags)]
+        every = [name for index in found for name in (self.names[index].key, *self.names[index].tags)]
         redis = yield from state(tiers, Names(every[0], tuple(every[1:])))
-        found: Sequence[First] = [None] * len(left)
         if redis is Redis.UP:
-            found, redis = yield from self._read(tiers, left)
+            found, redis = yield from self._read(tiers, found)
         tiers.redis = RedisTier(tiers.alias, _question)  # from here on, all is asked together
         missing: dict[int, Computation] = {}
-        for index, first in zip(left, found, strict=True):
+        for index, first in found.items():
             claim = yield from self._claim(index, tiers, redis, first)
             if decide(claim.reading).verb == "answer":
                 self.values[index] = claim.value
@@ -126,18 +130,25 @@ class Batch:
     def _together(self, flows: Sequence[Flow[Any]]) -> Flow[list[Any]]:
         return together(flows, self.caching.alias, is_async=self.is_async)
 
-    def _read(self, tiers: Tiers, left: Sequence[int]) -> Flow[tuple[Sequence[First], Redis]]:
+    def _read(self, tiers: Tiers, found: dict[int, First]) -> Flow[tuple[dict[int, First], Redis]]:
+        """What was found where nobody has looked yet, and what that says of Redis."""
         try:
-            return (yield from tiers.redis.read_all([self.names[index] for index in left])), Redis.UP
+            for first in found.values():
+                if isinstance(first, RedisUnavailable):
+                    raise first
+            if None in found.values():
+                every = yield from tiers.redis.read_all([self.names[index] for index in found])
+                found = dict(zip(found, every, strict=True))
+            return found, Redis.UP
         except RedisUnavailable as failure:
             logger.debug("redis_integration.batch_unread %s", failure)
-            return [None] * len(left), Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY
+            return found, Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY
 
     def _claim(self, index: int, tiers: Tiers, redis: Redis, first: First) -> Flow[Claim]:
         names, reading = self.names[index], Reading(redis, asked=frozenset({"redis"}))
         claim = Claim(self.caching, names, tiers, reading=reading, is_refresh=False, give_up=self.give_up)
         try:
-            if first is not None:
+            if redis is Redis.UP:
                 claim.take((yield from tiers.redis.read(names, first)), "redis")
         except UnreadableEntry as error:
             logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)

@@ -200,7 +200,8 @@ def _decorate_sync(function: Callable[..., Any], names_for: NamesMaker, caching:
         distinct = {each.key: (each, call) for each, call in zip(names, calls, strict=True)}
         seen = run(look_all(caching, [each for each, _ in distinct.values()], is_async=False))
         values = {
-            key: answer(call, kwargs, seen=each) for (key, (_, call)), each in zip(distinct.items(), seen, strict=True)
+            key: answer(call, kwargs, seen=each) if each[0] is MISS else each[0]
+            for (key, (_, call)), each in zip(distinct.items(), seen, strict=True)
         }
         return [values[each.key] for each in names]
 
@@ -252,6 +253,8 @@ def _decorate_async(function: Callable[..., Any], names_for: NamesMaker, caching
         places = asyncio.Semaphore(AT_ONCE)
 
         async def one(call: Any, each: Seen) -> Any:
+            if each[0] is not MISS:
+                return each[0]
             async with places:
                 return await answer(call, kwargs, seen=each)
 
