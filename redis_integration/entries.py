@@ -8,20 +8,26 @@ from hashlib import blake2b
 from math import isfinite
 from struct import Struct
 from typing import NamedTuple
+from zlib import crc32
 
 from redis_integration.exceptions import UnreadableEntry
 
 # Changes when the bytes do: entries of another format are misses.
-FORMAT = 1
+FORMAT = 2
+_FORMAT_BYTE = FORMAT.to_bytes()
 
 NO_LIFE = bytes(8)
 
-# format, codec, flags, number of tags, hash of the full key, life, created, fresh until, took, length of the payload
-_HEADER = Struct(">BBBB8s8sddfI")
+# Format; fresh until and its checksum; the checksum of all that follows.
+_START = Struct(">BdII")
+# Codec, flags, number of tags, hash of the full key, life, created, took, length of the payload.
+_REST = Struct(">BBB8s8sdfI")
+_HEADER_BYTES = _START.size + _REST.size
 _GENERATION_BYTES = 8
+_TIME = Struct(">d")
 # Where in the bytes of an entry its freshness stands, and what stands there when it is over.
-FRESH_UNTIL_AT = 28
-STALE = Struct(">d").pack(0.0)
+FRESH_UNTIL_AT = 1
+STALE = Struct(">dI").pack(0.0, crc32(_TIME.pack(0.0)))
 
 
 class MisplacedEntry(UnreadableEntry):
@@ -51,37 +57,41 @@ class Entry(NamedTuple):
 
 
 def pack(entry: Entry, key: str) -> bytes:
-    """The bytes that are stored for `entry` under the full `key`: 44, 8 for each tag (at most 255), the payload."""
+    """The bytes that are stored for `entry` under the full `key`: 52, 8 for each tag (at most 255), the payload."""
     return head(entry, key) + entry.payload
 
 
 def head(entry: Entry, key: str) -> bytes:
     """The bytes before the payload. No two fills give the same: they tell an entry from another at its key."""
-    fixed = _HEADER.pack(
-        FORMAT,
+    fixed = _REST.pack(
         entry.codec,
         entry.flags,
         len(entry.tags),
         _hash(key),
         entry.life,
         entry.created,
-        entry.fresh_until,
         entry.took,
         len(entry.payload),
     )
-    return b"".join((fixed, *entry.tags))
+    rest = b"".join((fixed, *entry.tags))
+    checks = crc32(_TIME.pack(entry.fresh_until)), crc32(entry.payload, crc32(rest))
+    return _START.pack(FORMAT, entry.fresh_until, *checks) + rest
 
 
 def unpack(stored: bytes, key: str) -> Entry:
     """The entry in `stored`, which was read at the full `key`.
 
     Raises UnreadableEntry for any damage, MisplacedEntry for an entry of another key. For a payload of 1 kB pack takes
-    1.0 µs and unpack 1.5 µs (Python 3.11).
+    2.0 µs and unpack 2.9 µs, of which the checksums are 0.9 µs (Python 3.11).
     """
-    if stored[:1] != FORMAT.to_bytes() or len(stored) < _HEADER.size:
+    if stored[:1] != _FORMAT_BYTE or len(stored) < _HEADER_BYTES:
         raise UnreadableEntry(f"These {len(stored)} bytes are no entry of format {FORMAT}.")
-    _, codec, flags, count, hashed, life, created, fresh_until, took, size = _HEADER.unpack_from(stored)
-    start = _HEADER.size + count * _GENERATION_BYTES
+    _, fresh_until, fresh_check, check = _START.unpack_from(stored)
+    # Else a digit that a fault of memory or a stranger has changed would be a value as good as any.
+    if crc32(stored[1:9]) != fresh_check or crc32(memoryview(stored)[_START.size :]) != check:
+        raise UnreadableEntry("The entry's bytes were changed: its checksum does not match.")
+    codec, flags, count, hashed, life, created, took, size = _REST.unpack_from(stored, _START.size)
+    start = _HEADER_BYTES + count * _GENERATION_BYTES
     if len(stored) != start + size:
         raise UnreadableEntry(f"The entry has {len(stored)} bytes, and its header says {start + size}.")
     # One test for three: a sum is finite only if every part is, save for an overflow, which is no time either.
@@ -90,7 +100,7 @@ def unpack(stored: bytes, key: str) -> Entry:
     if hashed != _hash(key):
         raise MisplacedEntry("The entry was stored under another key than the one it was read at.")
     tags = (
-        tuple(stored[at : at + _GENERATION_BYTES] for at in range(_HEADER.size, start, _GENERATION_BYTES))
+        tuple(stored[at : at + _GENERATION_BYTES] for at in range(_HEADER_BYTES, start, _GENERATION_BYTES))
         if count
         else ()
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redis_integration.entries import FORMAT, NO_LIFE, Entry, MisplacedEntry, pack, unpack
+from redis_integration.entries import FORMAT, FRESH_UNTIL_AT, NO_LIFE, STALE, Entry, MisplacedEntry, pack, unpack
 from redis_integration.exceptions import UnreadableEntry
 
 KEY = "shop:price:7"
@@ -45,27 +45,30 @@ def test_entry_comes_back_equal(entry, key):
     assert unpack(pack(entry, key), key) == entry
 
 
-def test_header_has_44_bytes_and_8_per_tag():
+def test_header_has_52_bytes_and_8_per_tag():
     """The cost of an entry beyond its payload is known and small."""
-    assert len(pack(Entry(b"", 1, 0.0, 1.0), KEY)) == 44
-    assert len(pack(ENTRY, KEY)) == 44 + 8 + len(b"12.50")
+    assert len(pack(Entry(b"", 1, 0.0, 1.0), KEY)) == 52
+    assert len(pack(ENTRY, KEY)) == 52 + 8 + len(b"12.50")
 
 
-def test_bytes_of_format_1_do_not_change():
+def test_bytes_of_format_2_do_not_change():
     """Other processes and earlier versions read these bytes: FORMAT changes when this test must."""
     stored = bytes.fromhex(
-        "01010301"
+        "02"
+        "41d954fc8b100000"
+        "82eb3e7b"
+        "a7db623d"
+        "010301"
         "ce9af922e2c327aa"
         "0000000000000000"
         "41d954fc40100000"
-        "41d954fc8b100000"
         "3f000000"
         "00000005"
         "6469676573742d31"
         "31322e3530"
     )
 
-    assert (FORMAT, pack(ENTRY, KEY).hex()) == (1, stored.hex())
+    assert (FORMAT, pack(ENTRY, KEY).hex()) == (2, stored.hex())
 
 
 def test_life_and_tags_are_empty_unless_given():
@@ -94,10 +97,10 @@ def test_misplaced_entry_is_unreadable():
     assert issubclass(MisplacedEntry, UnreadableEntry)
 
 
-@pytest.mark.parametrize("stored", [b"", b"x" * 100, b"\x00" * 100, b"\x02" + pack(ENTRY, KEY)[1:], b"\x80\x04K\x07."])
+@pytest.mark.parametrize("stored", [b"", b"x" * 100, b"\x00" * 100, b"\x03" + pack(ENTRY, KEY)[1:], b"\x80\x04K\x07."])
 def test_other_formats_are_unreadable(stored):
     """Bytes of a later format, or of another program, are a miss."""
-    with pytest.raises(UnreadableEntry, match="format 1"):
+    with pytest.raises(UnreadableEntry, match="format 2"):
         unpack(stored, KEY)
 
 
@@ -121,7 +124,7 @@ def test_times_that_are_not_finite_are_unreadable(field, moment):
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=200) | st.binary(min_size=43, max_size=60).map(lambda rest: b"\x01" + rest))
+@given(st.binary(max_size=200) | st.binary(min_size=51, max_size=68).map(lambda rest: b"\x02" + rest))
 def test_arbitrary_bytes_raise_nothing_but_unreadable_entry(stored):
     """Whatever lies at the key is refused as such."""
     assert read_or_refuse(stored) in (UnreadableEntry, MisplacedEntry)
@@ -129,9 +132,17 @@ def test_arbitrary_bytes_raise_nothing_but_unreadable_entry(stored):
 
 @settings(deadline=None)
 @given(entries, st.integers(min_value=0), st.integers(0, 7))
-def test_flipped_bit_raises_nothing_but_unreadable_entry(entry, at, bit):
-    """A damaged header is refused or read; nothing else happens."""
+def test_flipped_bit_is_noticed(entry, at, bit):
+    """A damaged entry is never an answer, wherever the damage is."""
     stored = bytearray(pack(entry, KEY))
     stored[at % len(stored)] ^= 1 << bit
 
-    read_or_refuse(bytes(stored))
+    assert read_or_refuse(bytes(stored)) in (UnreadableEntry, MisplacedEntry)
+
+
+def test_entry_that_was_made_stale_in_place_is_read():
+    """What `expire` writes into an entry has its own checksum."""
+    stored = pack(ENTRY, KEY)
+    stale = stored[:FRESH_UNTIL_AT] + STALE + stored[FRESH_UNTIL_AT + len(STALE) :]
+
+    assert unpack(stale, KEY) == ENTRY._replace(fresh_until=0.0)
