@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from random import uniform
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from redis_integration import background
-from redis_integration.codecs import Codec
+from redis_integration.codecs import Codec, json_codec
 from redis_integration.conf import get_settings
 from redis_integration.entries import Entry
 from redis_integration.exceptions import UnreadableEntry, UnstorableValue
@@ -26,6 +26,7 @@ logger = logging.getLogger("redis_integration")
 MAX_ENTRY_BYTES = 1_000_000
 MAX_TTL = 10 * 365 * 86_400  # seconds; Redis refuses what does not fit into its clock
 DAY = 86_400.0
+ERROR = 255  # stands in an entry's header in place of its codec, where the entry remembers an error of the origin
 
 
 class Outcome(NamedTuple):
@@ -83,6 +84,8 @@ class Caching:
     eager: float = 1.0  # the share of its ttl after which an entry is due
     error_ttl: float = 1.0  # seconds: how long after an error of the origin a copy is not refreshed again
     cache_if: Callable[[Any], bool] | None = None
+    # Seconds for which an error of exactly this class is remembered.
+    negative_ttl: Mapping[type[Exception], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         every_caching.add(self)
@@ -102,22 +105,30 @@ class Caching:
         return entry.created + self.eager * (entry.fresh_until - entry.created)
 
     def judge(self, entry: Entry | None, reading: Reading, tier: TierName) -> tuple[Reading, Any]:
-        """The reading after this tier was asked, and the value if it held a copy. Raises UnreadableEntry."""
-        if entry is None or entry.is_revoked:
+        """The reading after this tier was asked, and the value if it held a copy. Raises UnreadableEntry.
+
+        Raises the origin's error too, where that is what the copy remembers.
+        """
+        now = time.time()
+        if entry is None or entry.is_revoked or (entry.codec == ERROR and not entry.is_fresh(now)):
             # Also where an earlier look had found one: it is gone since.
             return reading._replace(found=None, is_stale=False, is_due=False), None
-        value, now = self.decode(entry.payload, entry.codec), time.time()
+        value = self.decode(entry.payload, entry.codec)
         return reading._replace(found=tier, is_stale=not entry.is_fresh(now), is_due=now >= self.due_at(entry)), value
 
     def decode(self, payload: bytes, codec: int) -> Any:
-        """The value of these bytes. Raises UnreadableEntry."""
+        """The value of these bytes. Raises UnreadableEntry, and the origin's error where that is what they remember."""
+        if codec == ERROR and self.negative_ttl:
+            raise self._error_of(payload)
         if codec != self.codec.number:
             raise UnreadableEntry(f"It was written by codec {codec}, not by {self.codec.name!r}.")
         return self.codec.decode(payload)
 
     def encode(self, outcome: Outcome, took: float) -> tuple[Outcome, Entry | None]:
         """The entry to store. Where the outcome says why not, there is none, or one that is only for who has joined."""
-        if outcome.error or outcome.why_not_stored is not None:
+        if outcome.error:
+            return outcome, self._remembered(outcome.error[0], took)
+        if outcome.why_not_stored is not None:
             return outcome, None
         try:
             payload = self.codec.encode(outcome.value)
@@ -134,6 +145,33 @@ class Caching:
         entry = Entry(payload, self.codec.number, created=now, fresh_until=now + seconds, took=took)
         return outcome._replace(why_not_stored=why_not), entry
 
+    def _remembered(self, error: Exception, took: float) -> Entry | None:
+        """The entry of an error whose class is listed: its place in the list would change with it, its name does not."""
+        seconds = self.negative_ttl.get(type(error))
+        if seconds is None:
+            return None
+        try:
+            payload, now = json_codec.encode([_path(type(error)), *error.args]), time.time()
+            self._error_of(payload)
+        except (UnstorableValue, UnreadableEntry) as why:
+            logger.warning("redis_integration.error_unstorable %s raised what is not remembered: %s", self.name, why)
+            return None
+        return Entry(payload, ERROR, created=now, fresh_until=now + seconds * uniform(0.9, 1.0), took=took)
+
+    def _error_of(self, payload: bytes) -> Exception:
+        path, *arguments = json_codec.decode(payload)
+        for kind in self.negative_ttl:
+            if _path(kind) == path:
+                try:
+                    return kind(*arguments)
+                except Exception as error:
+                    raise UnreadableEntry(f"{path} cannot be made of its args: {error}") from error
+        raise UnreadableEntry(f"It remembers {path}, which negative_ttl does not list.")
+
+    def kept_of(self, entry: Entry) -> float:
+        """Seconds for which this entry is kept; an error is never answered when it is stale."""
+        return entry.fresh_until - entry.created + (0.0 if entry.codec == ERROR else self.stale_for)
+
     def _seconds_for(self, value: Any) -> tuple[float, str | None]:
         try:
             if self.cache_if is not None and not self.cache_if(value):
@@ -146,6 +184,10 @@ class Caching:
             return 0.0, "ttl or cache_if failed"
         # Up to a tenth shorter, so that what was filled together does not end together; never longer.
         return seconds * uniform(0.9, 1.0), None
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def attempt(origin: Callable[[], Any]) -> Outcome:

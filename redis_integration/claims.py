@@ -119,7 +119,7 @@ class Claim:
         """
         assert self.lease is not None
         try:
-            kept = self._kept(entry) if entry is not None else hold
+            kept = self.caching.kept_of(entry) if entry is not None else hold
             is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=kept)
         except RedisUnavailable as failure:
             logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
@@ -135,16 +135,13 @@ class Claim:
             )
         return is_accepted
 
-    def _kept(self, entry: Entry) -> float:
-        return entry.fresh_until - entry.created + self.caching.stale_for
-
     def late_fill(self, entry: Entry) -> LateFill:
         """The same for a commit: sync, whoever computes, since Django calls it."""
         assert self.lease is not None
         fill = partial(get_redis_tier(self.caching.alias, is_async=False).fill, self.names, self.lease)
         return LateFill(
             self.names.key,
-            fill=lambda: _run_quietly(fill(entry, kept=self._kept(entry))),
+            fill=lambda: _run_quietly(fill(entry, kept=self.caching.kept_of(entry))),
             let_go=lambda: _run_quietly(fill(None)),
         )
 

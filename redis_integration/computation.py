@@ -135,7 +135,7 @@ class Computation:
             flights.leave(flight)  # it can be joined until its fill is sent
         # With a copy to answer, nobody needs to try again at once.
         hold = self.caching.error_ttl if outcome.error and self._may_answer_copy() else 0.0
-        stored = entry if outcome.why_not_stored is None else None
+        stored = entry if outcome.why_not_stored is None and not hold else None
         is_accepted = yield from self.claim.fill(stored, took, hold=hold)
         landing = self._landing(outcome, entry)
         if is_accepted or landing.verdict is Verdict.PRIVATE:
@@ -242,7 +242,7 @@ class Computation:
 
     def _landing(self, outcome: Outcome, entry: Entry | None) -> Landing:
         flights.remember_private(self.names.key, is_private=entry is None and outcome.why_not_stored is not None)
-        if entry is not None:
+        if entry is not None and not outcome.error:
             return Landing(Verdict.ACCEPTED, payload=entry.payload)
         if outcome.error:
             # Without company the error is kept by nobody: its traceback would hold it in a circle.

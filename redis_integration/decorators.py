@@ -6,7 +6,7 @@ Two real functions, one sync and one async, are made at decoration time; what th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial, update_wrapper
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -24,6 +24,7 @@ from redis_integration.options import (
     name_of,
     read_freshness,
     read_items,
+    read_negative_ttl,
     read_seconds,
     read_version,
     refuse_misplaced,
@@ -83,6 +84,7 @@ def cache_aside(
     refresh: Literal["background", "caller"] | None = None,
     eager: float | None = None,
     error_ttl: Seconds = 1.0,
+    negative_ttl: Mapping[type[Exception], Seconds] | None = None,
     cache_if: Callable[[Any], bool] | None = None,
     version: str | int | None = None,
     lease_timeout: Seconds = LEASE_TIMEOUT,
@@ -98,7 +100,8 @@ def cache_aside(
     `ttl` may be a function of the result. Up to a tenth of it is taken off at random. `stale_for` is how long an entry is
     kept past its ttl: it is answered at once while it is refreshed, by default in the background (`refresh="caller"`: by
     one caller), and where the origin raises, which is then tried again every `error_ttl` seconds. With `eager=0.8` the
-    refresh starts after that share of the ttl. Results for which `cache_if` is false are not stored. Another `version`
+    refresh starts after that share of the ttl. `negative_ttl={Product.DoesNotExist: 5}` remembers errors of exactly these
+    classes for so many seconds, and raises them again. Results for which `cache_if` is false are not stored. Another `version`
     makes all entries misses.
 
     One round trip for a hit, 3 for a miss; inside `atomic()` 2, and 1 after the commit. The decorated function has
@@ -112,7 +115,7 @@ def cache_aside(
     """
     refuse_misplaced("cache_aside", misplaced)
     freshness = read_freshness(ttl, stale_for=stale_for, refresh=refresh, eager=eager, error_ttl=error_ttl)
-    stamp = read_version(version)
+    stamp, remembered = read_version(version), read_negative_ttl(negative_ttl or {})
     if cache_if is not None and not callable(cache_if):
         raise TypeError(f"cache_if is {cache_if!r}. Give a function of the result, such as bool.")
 
@@ -124,6 +127,7 @@ def cache_aside(
             codec=json_codec,
             alias=alias,
             cache_if=cache_if,
+            negative_ttl=remembered,
             lease_timeout=read_seconds("lease_timeout", lease_timeout),
             **freshness,
         )

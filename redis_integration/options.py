@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from redis_integration.caching import MAX_TTL
+from redis_integration.exceptions import RedisIntegrationError
 
 Seconds = float | timedelta
 
@@ -64,6 +65,16 @@ def read_freshness(
         "eager": 1.0 if eager is None else float(eager),
         "error_ttl": read_seconds("error_ttl", error_ttl),
     }
+
+
+def read_negative_ttl(negative_ttl: Mapping[type[Exception], Seconds]) -> dict[type[Exception], float]:
+    """These classes and their seconds. Raises TypeError and ValueError."""
+    if not isinstance(negative_ttl, Mapping):
+        raise TypeError(f"negative_ttl is {negative_ttl!r}. Give seconds for each class: {{Product.DoesNotExist: 5}}.")
+    for kind in negative_ttl:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, RedisIntegrationError):
+            raise TypeError(f"negative_ttl lists {kind!r}. Give classes of errors that the function itself raises.")
+    return {kind: read_seconds("negative_ttl", seconds) for kind, seconds in negative_ttl.items()}
 
 
 def read_version(version: str | int | None) -> tuple[bytes, ...]:
