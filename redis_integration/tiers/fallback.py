@@ -58,7 +58,13 @@ class FallbackTier:
     def _upsert(self, names: Names, entry: Entry) -> bool:
         from redis_integration.models import FallbackTag
 
-        key, now = names.key, time()
+        key = names.key
+        if names.tags:
+            # Before the row: from its first moment an invalidation by tag finds it.
+            tags = [FallbackTag(key=key, tag=tag) for tag in names.tags]
+            FallbackTag.objects.using(self.database).bulk_create(tags, ignore_conflicts=True)
+        # As late as can be: what passes until the database reads its clock makes the row look younger than it is.
+        now = time()
         since_start = now - entry.created + entry.took
         fresh_for = min(entry.fresh_until - now, self.ttl - since_start)
         values = {
@@ -66,10 +72,6 @@ class FallbackTier:
             "started": Now() - timedelta(seconds=since_start),
             "fresh_until": Now() + timedelta(seconds=fresh_for),
         }
-        if names.tags:
-            # Before the row: from its first moment an invalidation by tag finds it.
-            tags = [FallbackTag(key=key, tag=tag) for tag in names.tags]
-            FallbackTag.objects.using(self.database).bulk_create(tags, ignore_conflicts=True)
         if not self._rows().filter(key=key).update(**values):
             try:
                 self._rows().create(key=key, **values)
@@ -108,5 +110,7 @@ class FallbackTier:
     def _ask(self, database: str, query: Callable[[], Any]) -> Any:
         # An error inside the caller's transaction would break it; a savepoint keeps it ours.
         in_block = connections[database].in_atomic_block
+        # Not while the seconds of `started_within` are already counted.
+        connections[database].ensure_connection()
         with transaction.atomic(using=database) if in_block else nullcontext():
             return query()
