@@ -87,8 +87,8 @@ EDITS: dict[str, tuple[Edit, ...]] = {
         # What it knew of the stale copy stays, without the value.
         Edit(
             "caching.Caching.judge",
-            "if entry is None or entry.is_revoked:",
-            "if entry is None or entry.is_revoked:\n        return reading, None\n    if False:",
+            "if entry is None or entry.is_revoked or",
+            "if entry is None or entry.is_revoked:\n        return reading, None\n    if",
         ),
     ),
     "expire revokes the lease": (Edit("tiers.redis.EXPIRE", "redis.call('UNLINK', KEYS[2])", ""),),
