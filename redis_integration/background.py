@@ -15,6 +15,7 @@ from time import monotonic
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
+from redis_integration import budget
 from redis_integration.flights import disembark
 from redis_integration.flow import Flow, arun, run
 from redis_integration.pools import run_in_child
@@ -147,11 +148,13 @@ def _work_all() -> None:
 
 def _work(work: Work) -> None:
     disembark()
+    budget.forget()
     run(work())
 
 
 async def _awork(name: str, work: Work) -> None:
     disembark()
+    budget.forget()
     async with ThreadSensitiveContext():
         try:
             await arun(work())

@@ -11,18 +11,19 @@ from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
-from redis_integration import flights, pools
+from redis_integration import budget, flights, origins, pools
 from redis_integration.cache_aside import MISS, find_answer, look_all, state
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
 from redis_integration.claims import Claim, limit_of
 from redis_integration.computation import Computation
-from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
+from redis_integration.conf import get_settings
+from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flights import FOUND, Flight, Landing, Pilot
 from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Reading, Redis, Right, decide
 from redis_integration.pools import Command
-from redis_integration.tiers.redis import First, RedisTier
+from redis_integration.tiers.redis import First, RedisTier, get_redis_tier
 
 logger = logging.getLogger("redis_integration")
 
@@ -83,6 +84,10 @@ class Batch:
 
     def answer(self) -> Flow[Outcome]:
         """All values in their order, or the origin's error. 1 round trip if all are hits, else 3."""
+        with budget.granted(get_settings(self.caching.alias).request_budget):
+            return (yield from self._answer())
+
+    def _answer(self) -> Flow[Outcome]:
         while left := [index for index in range(len(self.names)) if index not in self.values]:
             error, others = yield from self._round(left)
             if error:
@@ -142,7 +147,7 @@ class Batch:
             return found, Redis.UP
         except RedisUnavailable as failure:
             logger.debug("redis_integration.batch_unread %s", failure)
-            return found, Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY
+            return found, Redis.SHY if tiers.redis.breaker.is_closed else Redis.DOWN
 
     def _claim(self, index: int, tiers: Tiers, redis: Redis, first: First) -> Flow[Claim]:
         names, reading = self.names[index], Reading(redis, asked=frozenset({"redis"}))
@@ -190,8 +195,11 @@ class Batch:
         chosen = [*(seat.at for seat in seats), *bare]
         if not chosen:
             return ()
+        place = None
+        if get_redis_tier(self.caching.alias, is_async=self.is_async).breaker.is_cold():
+            place = yield from origins.enter(max(0.0, self.give_up - monotonic()), is_async=self.is_async)
         started = monotonic()
-        with flights.boarding(*(seat.flight for seat in seats)):
+        with flights.boarding(*(seat.flight for seat in seats)), origins.held(place):
             outcome: Outcome = yield self.compute(chosen)
         took = monotonic() - started
         # Each its own list: who answers a copy empties it.

@@ -8,20 +8,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Any
 
-from redis_integration import pools
+from redis_integration import budget, pools
 from redis_integration.caching import Answer, Caching, Tiers
 from redis_integration.claims import Claim, limit_of
 from redis_integration.computation import Computation
-from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
+from redis_integration.conf import get_settings
+from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flights import Verdict
-from redis_integration.flow import Call, Flow
+from redis_integration.flow import Call, Flow, arun, run
 from redis_integration.keys import Names
 from redis_integration.policy import Reading, Redis, TierName, decide
 from redis_integration.tiers.redis import First, RedisTier, get_redis_tier
 from redis_integration.transactions import has_invalidated, is_any_unsent, may_have_invalidated
+from redis_integration.watch import watch
 
 logger = logging.getLogger("redis_integration")
 
@@ -39,6 +41,8 @@ def look(caching: Caching, names: Names) -> tuple[Any, First]:
     This is the first row of the policy's table in straight code: most calls end here, and the flow would cost a third more.
     """
     tier = get_redis_tier(caching.alias, is_async=False)
+    if monotonic() > watch.overdue_at:
+        run(watch.catch_up(is_async=False))
     if not tier.is_quiet or is_any_unsent():
         return MISS, None
     try:
@@ -51,6 +55,8 @@ def look(caching: Caching, names: Names) -> tuple[Any, First]:
 async def alook(caching: Caching, names: Names) -> tuple[Any, First]:
     """See `look`."""
     tier = get_redis_tier(caching.alias, is_async=True)
+    if monotonic() > watch.overdue_at:
+        await arun(watch.catch_up(is_async=True))
     if not tier.is_quiet or is_any_unsent():
         return MISS, None
     try:
@@ -63,6 +69,8 @@ async def alook(caching: Caching, names: Names) -> tuple[Any, First]:
 def look_all(caching: Caching, every: Sequence[Names], *, is_async: bool) -> Flow[list[tuple[Any, First]]]:
     """See `look`; for many entries at once. One round trip."""
     tier = get_redis_tier(caching.alias, is_async=is_async)
+    if monotonic() > watch.overdue_at:
+        yield from watch.catch_up(is_async=is_async)
     if (
         not every
         or not tier.is_quiet
@@ -103,6 +111,13 @@ def find_answer(
     One round trip for a hit (none if `look` has made it: `first`), 2 more for a miss; inside `atomic()` 1 more, and 1 after
     the commit. With `refresh` a copy counts as none.
     """
+    with budget.granted(get_settings(caching.alias).request_budget):
+        return (yield from _find_answer(caching, names, compute, is_async=is_async, refresh=refresh, first=first))
+
+
+def _find_answer(
+    caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool, refresh: bool, first: First
+) -> Flow[Answer]:
     tiers = Tiers(caching.alias, is_async=is_async)
     looks, give_up = dict(LOOKS), limit_of(caching)
     while True:
@@ -122,7 +137,7 @@ def find_answer(
                     entry = yield from tiers.fallback.read(names)
                 claim.take(entry, tier)
             except RedisUnavailable as failure:
-                claim.refuse(failure, redis=Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY)
+                claim.refuse(failure, redis=Redis.SHY if tiers.redis.breaker.is_closed else Redis.DOWN)
                 # Its frames hold it, and all that this call computes, until the garbage is collected.
                 failure.__traceback__ = first = None
             except UnreadableEntry as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from redis_integration import background, flights
+from redis_integration import background, flights, origins
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
 from redis_integration.claims import Claim, limit_of
 from redis_integration.entries import Entry
@@ -232,8 +232,11 @@ class Computation:
         return self._answer_of(outcome)
 
     def _call(self, flight: Flight | None) -> Flow[tuple[Outcome, float]]:
+        place = None
+        if self.tiers.redis.breaker.is_cold():
+            place = yield from origins.enter(self.claim.time_left(), is_async=self.tiers.is_async)
         started = monotonic()
-        with flights.boarding(flight):
+        with flights.boarding(flight), origins.held(place):
             outcome: Outcome = yield self.compute()
         return outcome, monotonic() - started
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings as django_settings
+from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
@@ -86,6 +87,10 @@ class RedisSettings:
     health_check_interval: _Interval = 30.0  # s idle before a PING: below the minute after which firewalls forget
     # Redis restores old keys after a restart, and a new primary may lack the last UNLINKs. False: its cache stays warm.
     distrust_restarts: _Switch = True
+    # s from beat to beat of the watch: how long a process may not know of a failover or another's failure. 0: no watch.
+    watch_interval: _Interval = 1.0
+    # s that one request may wait for Redis, all calls together: two timeouts, after which Redis is down and nobody waits.
+    request_budget: _Timeout = 0.5
     client_name: _Name = "redis_integration"  # what CLIENT LIST shows
     enabled: _Switch = True  # False: every call is its origin
     key_prefix: _Prefix = "app"  # never empty, or nobody could tell our keys from others
@@ -248,6 +253,11 @@ def _find_unknown(names: Iterable[object], known: Collection[str]) -> str | None
             advice = f"Did you mean {by_lower_case[nearest[0]]!r}?" if nearest else f"Known: {', '.join(known)}."
             return f"{name!r}. {advice}"
     return None
+
+
+def is_under_test() -> bool:
+    """Whether Django's test runner, or pytest-django, has prepared this process: only then mail has an outbox."""
+    return hasattr(mail, "outbox")
 
 
 def get_view_variations() -> tuple[bool, bool]:

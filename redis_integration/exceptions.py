@@ -9,7 +9,8 @@ class Kind(StrEnum):
     """What a failure of Redis means for the caller: the kinds of the failure table in the docs."""
 
     DOWN = "down"  # not reachable, or not to be believed: fallback rows, breaker opens
-    BUSY = "busy"  # too slow, or the own pool is empty: this call computes without waiting
+    SLOW = "slow"  # no answer in time: once means busy, twice in a row means down
+    BUSY = "busy"  # the own pool is empty, or this request has waited enough: this call computes without waiting
     FULL = "full"  # the server refuses stores for lack of memory, and nothing else
     FOREIGN = "foreign key"  # something that is not ours lies at the key
 
@@ -21,15 +22,19 @@ class RedisIntegrationError(Exception):
 class RedisUnavailable(RedisIntegrationError):
     """Redis could not be reached, did not answer in time, or refused the command.
 
-    `kind` says what it means, `remedy` what to do about it; `lost` that a connection broke, which a new one may mend.
+    `kind` says what it means, `remedy` what to do about it; `lost` that a connection broke, which a new one may mend;
+    `is_short` that the server says itself what it is waiting for.
     """
 
-    def __init__(self, reason: str, *, kind: Kind = Kind.DOWN, remedy: str = "", lost: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, kind: Kind = Kind.DOWN, remedy: str = "", lost: bool = False, is_short: bool = False
+    ) -> None:
         super().__init__(f"{reason} {remedy}".rstrip())
         self.reason = reason
         self.kind = kind
         self.remedy = remedy
         self.lost = lost
+        self.is_short = is_short
 
 
 class UnreadableEntry(RedisIntegrationError):

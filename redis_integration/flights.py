@@ -1,8 +1,4 @@
-"""Flights: the computations of this process that other threads and tasks may join. They store nothing and ask no tier.
-
-No condition variable and no concurrent.futures.Future: an interrupt between taking their lock and guarding it leaves them
-locked for ever (so hung redis-py's blocking pool). Here a waiter owns its gate, and looks again every WAIT_SLICE.
-"""
+"""Flights: the computations of this process that other threads and tasks may join. They store nothing and ask no tier."""
 
 from __future__ import annotations
 
@@ -10,20 +6,17 @@ import asyncio
 import contextlib
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from enum import StrEnum
-from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
 from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.pools import run_in_child
+from redis_integration.waiting import Waiters
 
-# Seconds. Only for a wake-up that was lost with an interrupted thread.
-WAIT_SLICE = 0.1
 # Keys whose last computation was nobody else's business, and for how many seconds that is believed.
 PRIVATE_KEYS = 10_000
 PRIVATE_FOR = 10.0
@@ -59,10 +52,11 @@ class Pilot:
     __slots__ = ("__weakref__",)
 
 
-class Flight:
+class Flight(Waiters):
     """One computation. `place` is key, tier that will be written to, and whether its callers are async."""
 
     def __init__(self, place: Place, names: Iterable[str], pilot: Pilot) -> None:
+        super().__init__()
         self.place = place
         self.names = frozenset(names)
         self.after: Flight | None = None
@@ -74,7 +68,6 @@ class Flight:
         self._pilot = weakref.ref(pilot)
         # A loop that is closed leaves its tasks, and with them their pilots, to the garbage collector.
         self._loop = asyncio._get_running_loop()
-        self._waiting: deque[Callable[[], object]] = deque()
 
     @property
     def is_over(self) -> bool:
@@ -84,35 +77,17 @@ class Flight:
 
     def wait(self, seconds: float) -> bool:
         """Return when the flight is over, after `seconds` at the latest; whether it is."""
-        gate, give_up = threading.Lock(), monotonic() + seconds
-        gate.acquire()
-        self._waiting.append(gate.release)
-        while not self.is_over and (remaining := give_up - monotonic()) > 0:
-            gate.acquire(timeout=min(remaining, WAIT_SLICE))
-        return self.is_over
+        return self.wait_until(lambda: self.is_over, seconds)
 
     async def await_(self, seconds: float) -> bool:
-        """See `wait`. The owner may be in another thread; to cancel this wait disturbs nobody else's."""
-        gate, give_up = asyncio.Event(), monotonic() + seconds
-        self._waiting.append(partial(_wake, asyncio.get_running_loop(), gate))
-        while not self.is_over and (remaining := give_up - monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(remaining, WAIT_SLICE)):
-                    await gate.wait()
-        return self.is_over
+        """See `wait`. The owner may be in another thread."""
+        return await self.await_until(lambda: self.is_over, seconds)
 
     def land(self, landing: Landing) -> None:
         """End it: callers take no longer part, and those who joined go on."""
         self.landing = landing
         leave(self)
-        with contextlib.suppress(IndexError):
-            while True:
-                self._waiting.popleft()()
-
-
-def _wake(loop: asyncio.AbstractEventLoop, gate: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody waiting
-        loop.call_soon_threadsafe(gate.set)
+        self.wake()
 
 
 _flights: dict[Place, Flight] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from time import monotonic
 
 from django.core.exceptions import SynchronousOnlyOperation
 
@@ -15,6 +16,7 @@ from redis_integration.exceptions import RedisUnavailable
 from redis_integration.flow import Call, Flow, arun, run
 from redis_integration.tags import tag_key
 from redis_integration.transactions import send_on_commit
+from redis_integration.watch import watch
 
 logger = logging.getLogger("redis_integration")
 
@@ -67,6 +69,8 @@ def end_entries(names: Sequence[str], alias: str, *, is_async: bool, softly: boo
     if not names or not get_settings(alias).enabled:
         return
     tiers = Tiers(alias, is_async=is_async)
+    if monotonic() > watch.overdue_at:
+        yield from watch.catch_up(is_async=is_async)
     is_late = False
 
     def send() -> None:

@@ -9,6 +9,7 @@ from django.core.management import call_command
 from demo_project.server import start_server
 from redis_integration import close_pools
 from redis_integration.tiers import redis as redis_tier
+from redis_integration.watch import watch
 from tests.databases import PostgresMissing, added_databases, isolation_levels, skip_or_fail, start_postgres
 
 _numbers = itertools.count()
@@ -62,6 +63,7 @@ def live_own(settings, own_server, prefix, options):
 def forget_redis():
     """No test leaves a connection, an open breaker or a pending name to the next."""
     yield
+    watch.stop()
     close_pools()
     redis_tier.start_afresh()
     redis_tier._pending.clear()

@@ -25,6 +25,7 @@ MISTAKES = {
 }
 FULL = {"OutOfMemoryError"}
 BUSY = {"MaxConnectionsError"}
+SLOW = {"TimeoutError"}
 CLASSES = [
     found
     for _, found in inspect.getmembers(errors, inspect.isclass)
@@ -43,7 +44,12 @@ def test_every_class_of_redis_py_has_its_kind(error_class):
     """Whatever redis-py can raise is a failure with a remedy, or known to be a mistake."""
     failure = translate(make(error_class))
 
-    expected = {**dict.fromkeys(FULL, Kind.FULL), **dict.fromkeys(BUSY, Kind.BUSY), **dict.fromkeys(MISTAKES)}
+    expected = {
+        **dict.fromkeys(FULL, Kind.FULL),
+        **dict.fromkeys(BUSY, Kind.BUSY),
+        **dict.fromkeys(SLOW, Kind.SLOW),
+        **dict.fromkeys(MISTAKES),
+    }
     assert (failure and failure.kind) == expected.get(error_class.__name__, Kind.DOWN)
     assert failure is None or failure.remedy
 
@@ -58,7 +64,7 @@ def test_every_class_of_redis_py_has_its_kind(error_class):
         (errors.ResponseError("WRONGTYPE Operation against a key"), Kind.FOREIGN),
         (errors.ConnectionError("max number of clients reached"), Kind.DOWN),
         (ConnectionResetError(104, "Connection reset by peer"), Kind.DOWN),
-        (TimeoutError(), Kind.DOWN),
+        (TimeoutError(), Kind.SLOW),
         (OSError("Buffer is closed."), Kind.DOWN),
         (RuntimeError("Event loop is closed"), Kind.DOWN),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), Kind.FOREIGN),

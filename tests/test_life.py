@@ -412,28 +412,28 @@ def fake(settings):
 
 
 @pytest.mark.parametrize(
-    ("reply", "message"),
+    ("reply", "message", "kind"),
     [
-        (b"-LOADING Redis is loading the dataset in memory\r\n" * 2, "It is loading its data"),
-        (b"-BUSY Valkey is busy running a script.\r\n" * 2, "SCRIPT KILL"),
-        (b"-ERR unknown command 'INFO'\r\n" * 2, "unknown command.*DISTRUST_RESTARTS"),
-        (b"-NOPERM this user has no permissions\r\n" * 2, "no permissions.*DISTRUST_RESTARTS"),
-        (b"$14\r\nproxy_uptime:1\r\n" * 2, "no run_id.*DISTRUST_RESTARTS"),
-        (b"$8\r\nrun_id:a\r\n" + b"$-1\r\n", "no run_id and master_replid.*DISTRUST_RESTARTS"),
-        (b"+run_id:\r\n" + b"+master_replid:b\r\n", "no run_id.*DISTRUST_RESTARTS"),
-        (b"$8\r\nrun_id:a\r\n", "SLOWLOG"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n" * 2, "It is loading its data", Kind.DOWN),
+        (b"-BUSY Valkey is busy running a script.\r\n" * 2, "SCRIPT KILL", Kind.DOWN),
+        (b"-ERR unknown command 'INFO'\r\n" * 2, "unknown command.*DISTRUST_RESTARTS", Kind.DOWN),
+        (b"-NOPERM this user has no permissions\r\n" * 2, "no permissions.*DISTRUST_RESTARTS", Kind.DOWN),
+        (b"$14\r\nproxy_uptime:1\r\n" * 2, "no run_id.*DISTRUST_RESTARTS", Kind.DOWN),
+        (b"$8\r\nrun_id:a\r\n" + b"$-1\r\n", "no run_id and master_replid.*DISTRUST_RESTARTS", Kind.DOWN),
+        (b"+run_id:\r\n" + b"+master_replid:b\r\n", "no run_id.*DISTRUST_RESTARTS", Kind.DOWN),
+        (b"$8\r\nrun_id:a\r\n", "SLOWLOG", Kind.SLOW),
     ],
     ids=["loading", "busy", "unknown", "noperm", "proxy", "half", "empty", "silent"],
 )
 @sync_and_async
-def test_life_that_is_not_told_is_a_failure_to_connect(fake, speak, reply, message):
+def test_life_that_is_not_told_is_a_failure_to_connect(fake, speak, reply, message, kind):
     """Whatever is answered instead is a failure of its own kind with a remedy, and the connection is closed."""
     server = fake(reply)
 
     with pytest.raises(RedisUnavailable, match=message) as caught:
         speak(PING)
 
-    assert caught.value.kind is Kind.DOWN
+    assert caught.value.kind is kind
     assert server.closed.wait(10)
 
 

@@ -11,6 +11,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import redis
@@ -18,6 +19,7 @@ import redis.asyncio
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 
+from redis_integration import budget
 from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.pools.asynchronous import AsyncPool
 from redis_integration.pools.failures import translate as translate
@@ -35,6 +37,7 @@ _async_pools: dict[RedisSettings, AsyncPool] = {}
 # Aliases find their pool without hashing a whole settings object at each call.
 _by_alias: dict[str, Pool] = {}
 _async_by_alias: dict[str, AsyncPool] = {}
+_unlimited = nullcontext()
 _every_pool: weakref.WeakSet[Pool | AsyncPool] = weakref.WeakSet()
 
 
@@ -89,26 +92,28 @@ def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True
     """
     pool = get_pool(alias)
     packed, trial = pack(commands), None
-    while True:
-        try:
-            return pool.exchange(packed, len(commands))
-        except Exception as error:
-            _forget_lost(error, pool)
-            trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)
-            time.sleep(trial.pause_after(error))
+    with budget.current.get() or _unlimited:
+        while True:
+            try:
+                return pool.exchange(packed, len(commands))
+            except Exception as error:
+                _forget_lost(error, pool)
+                trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)
+                time.sleep(trial.pause_after(error))
 
 
 async def aexchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True) -> Exchange:
     """See `exchange`."""
     pool = aget_pool(alias)
     packed, trial = pack(commands), None
-    while True:
-        try:
-            return await pool.exchange(packed, len(commands))
-        except Exception as error:
-            _forget_lost(error, pool)
-            trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)
-            await asyncio.sleep(trial.pause_after(error))
+    with budget.current.get() or _unlimited:
+        while True:
+            try:
+                return await pool.exchange(packed, len(commands))
+            except Exception as error:
+                _forget_lost(error, pool)
+                trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)
+                await asyncio.sleep(trial.pause_after(error))
 
 
 def _forget_lost(error: Exception, pool: Pool | AsyncPool) -> None:
@@ -123,12 +128,22 @@ def first_failure(alias: str, replies: Sequence[Any]) -> Exception | None:
     refusals = [unwrap(reply) for reply in replies if isinstance(reply, Exception)]
     if not refusals:
         return None
-    settings = get_settings(alias)
     if any(isinstance(refusal, redis.ReadOnlyError) for refusal in refusals):
         # They lead to what was the primary; new ones may lead to what is.
-        for pool in filter(None, (_pools.get(settings), _async_pools.get(settings))):
-            pool.life = UNSET_LIFE
-    return translate(refusals[0], settings.address) or refusals[0]
+        distrust_connections(alias)
+    return translate(refusals[0], get_settings(alias).address) or refusals[0]
+
+
+def distrust_connections(alias: str) -> None:
+    """Close the connections of this alias, those in use when they come back: their server is another than it was."""
+    settings = get_settings(alias)
+    for pool in filter(None, (_pools.get(settings), _async_pools.get(settings))):
+        pool.life = UNSET_LIFE
+
+
+def life_commands(alias: str) -> Sequence[Command]:
+    """The commands whose replies `life_of` takes."""
+    return (("INFO", "server"), ("INFO", "replication")) if get_settings(alias).distrust_restarts else ()
 
 
 def close_pools() -> None:

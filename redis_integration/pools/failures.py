@@ -24,6 +24,8 @@ class Row(NamedTuple):
     kind: Kind = Kind.DOWN
     # The connection is gone and nothing else is known: an idempotent command may be tried again on a new one.
     lost: bool = False
+    # The server says what it is waiting for, which is seldom long.
+    is_short: bool = False
 
 
 _CREDENTIALS = "Check USERNAME and PASSWORD of this alias against the server's ACL."
@@ -40,27 +42,27 @@ _REFUSED = "The server does not know or refuses this command: is it Redis 6.2 or
 # redis-py has no class for MISCONF, NOREPLICAS, BUSY and WRONGTYPE.
 ROWS: tuple[Row, ...] = (
     Row(errors.MaxConnectionsError, "Raise MAX_CONNECTIONS, or find what keeps connections.", kind=Kind.BUSY),
-    Row(errors.ConnectionError, "Raise the server's maxclients.", begins="max number of clients"),
+    Row(errors.ConnectionError, "Raise the server's maxclients.", begins="max number of clients", is_short=True),
     Row((errors.AuthenticationError, errors.AuthenticationWrongNumberOfArgsError), _CREDENTIALS),
     Row((errors.AuthorizationError, errors.ExternalAuthProviderError), _CREDENTIALS),
     Row(errors.NoPermissionError, _RULE),
-    Row(errors.BusyLoadingError, f"It is loading its data. {_WAIT}"),
-    Row(errors.ReadOnlyError, "This is a replica: give URL the address of the primary."),
+    Row(errors.BusyLoadingError, f"It is loading its data. {_WAIT}", is_short=True),
+    Row(errors.ReadOnlyError, "This is a replica: give URL the address of the primary.", lost=True),
     Row(errors.OutOfMemoryError, "Raise maxmemory, or set maxmemory-policy to allkeys-lru.", kind=Kind.FULL),
-    Row(errors.MasterDownError, f"The replica lost its primary. {_WAIT}"),
-    Row(errors.TryAgainError, f"The cluster is moving slots. {_WAIT}"),
+    Row(errors.MasterDownError, f"The replica lost its primary. {_WAIT}", is_short=True),
+    Row(errors.TryAgainError, f"The cluster is moving slots. {_WAIT}", is_short=True),
     Row((errors.AskError, errors.ClusterCrossSlotError, errors.RedisClusterException), _CLUSTER),
-    Row(errors.ClusterError, f"The cluster is not complete. {_WAIT}"),
+    Row(errors.ClusterError, f"The cluster is not complete. {_WAIT}", is_short=True),
     Row(LifeUnknown, _INFO),
     Row(errors.ResponseError, "It cannot save to its disk and refuses writes: look at the disk.", begins="MISCONF"),
     Row(errors.ResponseError, "Too few replicas are connected (min-replicas-to-write).", begins="NOREPLICAS"),
-    Row(errors.ResponseError, "A script runs too long: SCRIPT KILL ends it.", begins="BUSY"),
+    Row(errors.ResponseError, "A script runs too long: SCRIPT KILL ends it.", begins="BUSY", is_short=True),
     Row(errors.ResponseError, _OWNER, begins="WRONGTYPE", kind=Kind.FOREIGN),
     Row(errors.ResponseError, _RULE, begins="The user executing the script can't"),
     Row(errors.ResponseError, _RULE, begins="ACL failure in script"),
     Row(errors.ResponseError, _REFUSED),
     Row(errors.InvalidResponse, "What answers there is no Redis, or expects TLS: look at URL."),
-    Row((errors.TimeoutError, TimeoutError), _SLOW),
+    Row((errors.TimeoutError, TimeoutError), _SLOW, kind=Kind.SLOW),
     Row((errors.ConnectionError, ConnectionError), _SERVER, lost=True),
     Row(OSError, _SERVER),
     Row(errors.ChildDeadlockedError, "A forked child inherited a locked pool: fork before threads start."),
@@ -93,4 +95,4 @@ def translate(error: BaseException, address: str = "") -> RedisUnavailable | Non
         return None
     where = f" at {address}" if address else ""
     reason = f"Redis{where}: {text.rstrip('.') or type(error).__name__}."
-    return RedisUnavailable(reason, kind=row.kind, remedy=row.remedy, lost=row.lost)
+    return RedisUnavailable(reason, kind=row.kind, remedy=row.remedy, lost=row.lost, is_short=row.is_short)

@@ -23,6 +23,7 @@ from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
+from redis_integration.pools.life import life_of
 from redis_integration.tiers.scripts import EXPIRE, FILL, LEASE, Script
 
 logger = logging.getLogger("redis_integration")
@@ -60,20 +61,20 @@ def make_token() -> bytes:
 
 
 class RedisTier:
-    """Entries in Redis. `state` comes first: it is where an open breaker is tried again."""
+    """Entries in Redis. `state` comes first. An open breaker is tried by the watch's `beat`; where no watch runs, by `state`."""
 
     def __init__(self, alias: str, exchange: Callable[..., Any]) -> None:
         settings = get_settings(alias)
         self.alias = alias
         self.prefix = settings.key_prefix
-        self.breaker = _breakers.setdefault(settings, Breaker())
+        self.breaker = _breakers.setdefault(settings, Breaker(alias))
         self.pending = _pending.setdefault(settings, {})
         self._exchange = exchange
 
     def state(self, names: Names) -> Flow[Redis]:
         """What a call for this entry knows of Redis before it asks. No round trip while Redis is well."""
         if self.pending or not self.breaker.is_closed:
-            if self.breaker.is_due():
+            if not self.breaker.is_watched and self.breaker.is_due():
                 yield from self._recover()
             if not self.breaker.is_closed:
                 return Redis.DOWN
@@ -81,12 +82,22 @@ class RedisTier:
                 return Redis.SHY
         return Redis.UP
 
+    def beat(self) -> Flow[None]:
+        """Try Redis: a small write, and whether it is still the server that its connections know. One round trip.
+
+        What is pending is repeated first. An open breaker is left alone until it is due.
+        """
+        if not self.breaker.is_closed and not self.breaker.is_due():
+            return
+        yield from self._recover()
+
     def _recover(self) -> Flow[None]:
         """Repeat the pending invalidations, then believe Redis: an entry that should be gone must not be read."""
         pending = list(self.pending.items())
         try:
             # Also with nothing pending: a replica, or a server whose disk is full, answers reads happily.
-            yield from self._unlink([f"{self.prefix}:#probe", *dict.fromkeys(name for _, name in pending)])
+            yield from self._probe()
+            yield from self._unlink([*dict.fromkeys(name for _, name in pending)])
         except RedisUnavailable as failure:
             logger.debug("redis_integration.probe_failed %s", failure)
             return
@@ -95,10 +106,16 @@ class RedisTier:
         if not self.pending:
             self.breaker.close()
 
+    def _probe(self) -> Flow[None]:
+        replies, life = yield from self._speak(("UNLINK", f"{self.prefix}:#probe"), *pools.life_commands(self.alias))
+        if life_of(replies[1:]) != life:
+            # A primary that was demoted kept its process and its connections.
+            pools.distrust_connections(self.alias)
+
     @property
     def is_quiet(self) -> bool:
         """Whether Redis is believed as it is: nothing is to be repeated, nothing to be tried first."""
-        return not self.pending and self.breaker.opened_at is None
+        return not self.pending and self.breaker.opened_at is None and not self.breaker.timeouts
 
     def question(self, names: Names) -> pools.Command:
         """The one command that reads an entry, with the generations of its tags."""
@@ -156,6 +173,7 @@ class RedisTier:
         if reply[0] == 0:
             return None
         if reply[0] == 1:
+            self.breaker.note_room()
             return Lease(token, life, tuple(reply[2:]))
         return self.judge(names, reply[1:], life)
 
@@ -219,18 +237,32 @@ class RedisTier:
             (reply,), life = yield from self._speak(("EVAL", script.source, *tail), idempotent=idempotent)
         return reply, life
 
-    def _speak(self, command: pools.Command, *, idempotent: bool = True, first: First = None) -> Flow[pools.Exchange]:
+    def _speak(self, *commands: pools.Command, idempotent: bool = True, first: First = None) -> Flow[pools.Exchange]:
         try:
             if isinstance(first, RedisUnavailable):
                 raise first
-            replies, life = first or (yield self._exchange(self.alias, (command,), idempotent=idempotent))
-            if isinstance(replies[0], Exception) and not isinstance(replies[0], NoScriptError):
-                raise pools.first_failure(self.alias, replies) or replies[0]
+            replies, life = first or (yield self._exchange(self.alias, commands, idempotent=idempotent))
+            failure = self._find_failure(replies)
+            if failure is not None and failure.lost:
+                # It is a replica now, and did nothing. A new connection may lead to the primary.
+                replies, life = yield self._exchange(self.alias, commands, idempotent=idempotent)
+                failure = self._find_failure(replies)
+            if failure is not None:
+                raise failure
         except RedisUnavailable as failure:
-            if failure.kind is Kind.DOWN:
-                self.breaker.open(failure)
+            self.breaker.note(failure)
             raise
+        self.breaker.timeouts = 0
         return replies, life
+
+    def _find_failure(self, replies: Sequence[Any]) -> RedisUnavailable | None:
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+                failure = pools.first_failure(self.alias, replies)
+                if isinstance(failure, RedisUnavailable):
+                    return failure
+                raise failure or reply
+        return None
 
 
 def _milliseconds(seconds: float) -> int:
@@ -243,6 +275,11 @@ def get_redis_tier(alias: str, *, is_async: bool) -> RedisTier:
     if tier is None:
         tier = _tiers[alias, is_async] = RedisTier(alias, pools.aexchange if is_async else pools.exchange)
     return tier
+
+
+def used_aliases() -> list[str]:
+    """The aliases whose tier was asked for in this process."""
+    return [*dict.fromkeys(alias for alias, _ in _tiers.copy())]
 
 
 def start_afresh() -> None:
