@@ -156,7 +156,6 @@ class Batch:
             if redis is Redis.UP:
                 claim.take((yield from tiers.redis.read(names, first)), "redis")
         except UnreadableEntry as error:
-            logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)
             claim.refuse(error, redis=Redis.SHY)
         return claim
 

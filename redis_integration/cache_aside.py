@@ -141,8 +141,6 @@ def _find_answer(
                 # Its frames hold it, and all that this call computes, until the garbage is collected.
                 failure.__traceback__ = first = None
             except UnreadableEntry as error:
-                # It may be another program's: a miss, and left alone.
-                logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)
                 claim.refuse(error, redis=Redis.SHY)
         if action.verb == "answer":
             return claim.found()

@@ -26,6 +26,9 @@ logger = logging.getLogger("redis_integration")
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
 GROWTH = 1.5
+# Keys at which something that is not ours was named in the log; there may be a million of them, and no more are named then.
+FOREIGN_KEYS = 1000
+_foreign: dict[str, object] = {}
 
 # An event loop keeps its tasks only weakly.
 _tasks: set[asyncio.Task[None]] = set()
@@ -65,8 +68,22 @@ class Claim:
 
     def refuse(self, failure: RedisUnavailable | UnreadableEntry, *, redis: Redis) -> None:
         """Note that Redis did not answer, or not with an entry."""
-        self.is_foreign = isinstance(failure, UnreadableEntry) or failure.kind is Kind.FOREIGN
+        self._note_foreign(failure)
         self.reading = self.reading._replace(redis=redis)
+
+    def _note_foreign(self, failure: RedisUnavailable | UnreadableEntry) -> None:
+        key = self.names.key
+        self.is_foreign = isinstance(failure, UnreadableEntry) or failure.kind is Kind.FOREIGN
+        if not self.is_foreign or key in _foreign or len(_foreign) > FOREIGN_KEYS:
+            return
+        mine = object()
+        if _foreign.setdefault(key, mine) is not mine:  # another thread was quicker
+            return
+        if len(_foreign) <= FOREIGN_KEYS:
+            # It may be another program's: a miss, and left alone.
+            logger.warning("redis_integration.entry_unreadable %s: %s", key, failure)
+        else:
+            logger.warning("redis_integration.entries_unreadable at more than %d keys, named no more", FOREIGN_KEYS)
 
     def found(self) -> Answer:
         """The answer that is a copy."""
@@ -123,7 +140,7 @@ class Claim:
             is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=kept)
         except RedisUnavailable as failure:
             logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
-            self.is_foreign = failure.kind is Kind.FOREIGN
+            self._note_foreign(failure)
             return False
         if not is_accepted and took > self.caching.lease_timeout:
             logger.warning(

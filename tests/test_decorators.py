@@ -14,7 +14,15 @@ from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction, sync_to_as
 from django.db import transaction
 from django.utils.decorators import method_decorator
 
-from redis_integration import UncacheableCall, ainvalidate, cache_aside, get_redis, invalidate
+from redis_integration import (
+    UncacheableCall,
+    ainvalidate,
+    cache_aside,
+    cache_aside_many,
+    claims,
+    get_redis,
+    invalidate,
+)
 from redis_integration.tiers.redis import get_redis_tier
 
 
@@ -214,6 +222,58 @@ def test_bytes_of_another_program_are_left_alone(live, prefix, origin, caplog):
     assert [load(), load(), load.refresh()] == [1, 2, 3]
     assert get_redis().get(f"{prefix}:a") == b"not ours"
     assert f"{prefix}:a" in caplog.text
+
+
+class Foreign:
+    """Values that are not ours, put at a key."""
+
+    def text(self, key):
+        get_redis().set(key, "not ours", ex=60)
+
+    def hash(self, key):
+        get_redis().hset(key, "field", "not ours")
+
+    def damaged(self, key):
+        cache_aside(ttl=60, key=key.partition(":")[2])(lambda: "a value")()
+        get_redis().setrange(key, 60, "X")
+
+
+@pytest.mark.parametrize("put", [Foreign.text, Foreign.hash, Foreign.damaged])
+@pytest.mark.parametrize("tags", [(), ["a"]], ids=["plain", "tagged"])
+def test_foreign_values_are_named_once(live, prefix, origin, caplog, put, tags):
+    """A value at our key that is not ours is not named at each call, sync or async, nor in lists."""
+    put(Foreign(), f"{prefix}:a:1")
+    load = cache_aside(ttl=60, key="a:{pk}", tags=tags)(lambda pk: origin())
+    load_all = cache_aside_many(ttl=60, key="a:{pks}", tags=tags)(lambda pks: [origin() for _ in pks])
+
+    @cache_aside(ttl=60, key="a:{pk}", tags=tags)
+    async def aload(pk):
+        return origin()
+
+    caplog.set_level(logging.WARNING, "redis_integration")
+    load.many([1, 1])
+    load(1), load_all([1]), load_all([1]), asyncio.run(aload(1)), asyncio.run(aload.amany([1]))
+
+    named = [message for message in caplog.messages if f"{prefix}:a:1" in message]
+    assert len(named) == len(caplog.messages) == 1
+    assert origin.calls >= 5
+
+
+def test_a_thousand_foreign_values_are_named(live, prefix, monkeypatch, caplog):
+    """What is remembered of them is bounded; the last line says that no more are named."""
+    monkeypatch.setattr(claims, "_foreign", {})
+    monkeypatch.setattr(claims, "FOREIGN_KEYS", 2)
+    get_redis().mset({f"{prefix}:a:{pk}": "not ours" for pk in range(4)})
+    load = cache_aside(ttl=60, key="a:{pk}")(lambda pk: pk)
+
+    load.many([0, 1, 2, 3]), load.many([0, 1, 2, 3])
+
+    assert [message.split()[0] for message in caplog.messages] == [
+        "redis_integration.entry_unreadable",
+        "redis_integration.entry_unreadable",
+        "redis_integration.entries_unreadable",
+    ]
+    assert len(claims._foreign) <= 3
 
 
 def test_key_of_another_type_is_left_alone(live, prefix, origin):
