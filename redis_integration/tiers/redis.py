@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ logger = logging.getLogger("redis_integration")
 
 # Names in one UNLINK: more would hold up a server's other clients.
 BATCH = 500
-TOKEN_BYTES = 8
+RANDOM_BYTES = 8
+_me = b""
 
 # What a call has learnt already when it enters the flow.
 First = pools.Exchange | RedisUnavailable | None
@@ -56,8 +58,23 @@ def lease_key(key: str) -> str:
 
 
 def make_token() -> bytes:
-    """The name of one try for a lease, or of a generation: nobody has had it before."""
-    return os.urandom(TOKEN_BYTES)
+    """The name of one try for a lease: 8 bytes that nobody has had before, and for humans whose it is, as `host:pid`."""
+    return os.urandom(RANDOM_BYTES) + _me
+
+
+def make_generation() -> bytes:
+    """8 bytes that no tag has stood for before."""
+    return os.urandom(RANDOM_BYTES)
+
+
+def owner_of(token: bytes) -> str:
+    """Whose token this is, as it tells."""
+    return token[RANDOM_BYTES:].decode("ascii", "backslashreplace")
+
+
+def me() -> str:
+    """This process as its tokens name it."""
+    return _me.decode()
 
 
 class RedisTier:
@@ -167,7 +184,7 @@ class RedisTier:
             milliseconds + _milliseconds(kept),
             b"replace" if replace else b"copy" if has_copy else b"",
             b"" if seen is None else head(seen, names.key),
-            *(make_token() for _ in names.tags),
+            *(make_generation() for _ in names.tags),
         )
         reply, life = yield from self._run(LEASE, names, arguments)
         if reply[0] == 0:
@@ -294,4 +311,12 @@ def _forget_tiers(*, setting: str, **kwargs: Any) -> None:
         start_afresh()
 
 
+def _introduce() -> None:
+    global _me
+    # A host's name may have 255 letters.
+    _me = b"%b:%d" % (socket.gethostname().encode("ascii", "replace")[:64], os.getpid())
+
+
+_introduce()
+pools.run_in_child(_introduce)
 pools.run_in_child(start_afresh)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
-from redis_integration.tiers.redis import get_redis_tier, make_token, start_afresh
+from redis_integration.tiers.redis import get_redis_tier, make_token, owner_of, start_afresh
 from tests.tiers.contract import TierContract, entry
 
 
@@ -57,6 +59,33 @@ def test_key_of_another_type_is_foreign_and_left_alone(tier, prefix):
     assert caught.value.kind == "foreign key"
     assert tier.breaker.is_closed
     assert get_redis().lrange(f"{prefix}:a", 0, -1) == [b"x"]
+
+
+def test_a_lease_says_whose_it_is(tier, prefix):
+    """Eight random bytes, then host and process; a generation is the eight alone."""
+    lease = run(tier.lease(Names(f"{prefix}:a", (f"{prefix}:#t",)), None, make_token(), seconds=10.0, kept=60.0))
+
+    assert get_redis().get(f"{{{prefix}:a}}:lease") == lease.token
+    assert owner_of(lease.token) == f"{socket.gethostname()}:{os.getpid()}"
+    assert make_token()[:8] != make_token()[:8]
+    assert [len(generation) for generation in lease.generations] == [8]
+
+
+def test_a_forked_child_has_leases_of_its_own():
+    """Their tokens name the child, and not its parent."""
+    reader, writer = os.pipe()
+
+    child = os.fork()
+    if not child:
+        os.write(writer, make_token())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    token = os.read(reader, 300)
+    os.close(reader)
+    os.close(writer)
+    assert owner_of(token).endswith(f":{child}")
+    assert owner_of(make_token()).endswith(f":{os.getpid()}")
 
 
 def test_bytes_that_are_not_ours_are_unreadable(tier, prefix):
