@@ -16,6 +16,7 @@ from redis_integration.cache_aside import MISS, alook, find_answer, look, look_a
 from redis_integration.caching import Answer, Caching, aattempt, attempt
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
+from redis_integration.explain import Explanation, aexplainer, explainer
 from redis_integration.flow import arun, run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import KeyMaker, Names, full_key
@@ -53,6 +54,7 @@ class CachedFunction(Protocol[P, R]):
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
     def expire(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
     def many(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[R]: ...
 
 
@@ -64,6 +66,7 @@ class CachedCoroutine(Protocol[P, R]):
     def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
     def aexpire(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
     def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def aexplain(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Explanation]: ...
     def amany(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[R]]: ...
 
 
@@ -105,9 +108,9 @@ def cache_aside(
     makes all entries misses.
 
     One round trip for a hit, 3 for a miss; inside `atomic()` 2, and 1 after the commit. The decorated function has
-    `key_for`, `invalidate` (the entry is gone), `expire` (others get it until one has computed anew) and `refresh`
-    (computes now), for coroutine functions `ainvalidate`, `aexpire` and `arefresh`, each called with the function's own
-    arguments; and `many` (`amany`), called with a list of first arguments, which reads all entries in one round trip and
+    `key_for`, `invalidate` (the entry is gone), `expire` (others get it until one has computed anew), `refresh` (computes
+    now) and `explain` (why a call gets what it gets), for coroutine functions `ainvalidate` and so on, each called with the
+    function's own arguments; and `many` (`amany`), called with a list of first arguments, which reads all entries in one round trip and
     computes what is missing call by call, up to 10 at a time where it is async.
 
     Raises TypeError and ValueError at decoration for options without meaning, UncacheableCall for a call whose
@@ -211,8 +214,8 @@ def _decorate_sync(function: Callable[..., Any], names_for: NamesMaker, caching:
 
     decorated: Any = update_wrapper(cached, function)
     decorated.many, decorated.key_for = many, names_for.key_for
-    decorated.invalidate = invalidate
-    decorated.expire = expire
+    decorated.invalidate, decorated.expire = invalidate, expire
+    decorated.explain = explainer(caching, names_for)
     decorated.refresh = lambda *args, **kwargs: answer(args, kwargs, refresh=True)
     return decorated
 
@@ -274,6 +277,7 @@ def _decorate_async(function: Callable[..., Any], names_for: NamesMaker, caching
 
     decorated: Any = update_wrapper(cached, function)
     decorated.amany, decorated.key_for = amany, names_for.key_for
+    decorated.aexplain = aexplainer(caching, names_for)
     decorated.ainvalidate, decorated.aexpire, decorated.arefresh = ainvalidate, aexpire, arefresh
     return decorated
 

@@ -11,6 +11,7 @@ from redis_integration.caching import Answer, Caching, aattempt, attempt
 from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
 from redis_integration.decorators import LEASE_TIMEOUT, NamesMaker, Tags, is_coroutine, names_maker, value_of
+from redis_integration.explain import Explanation, aexplainer, explainer
 from redis_integration.flow import arun, run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.options import (
@@ -37,6 +38,7 @@ class CachedMany(Protocol[T_contra, P, R]):
     def key_for(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> str: ...
     def invalidate(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> None: ...
     def expire(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def explain(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
 
 
 class CachedManyCoroutine(Protocol[T_contra, P, R]):
@@ -48,6 +50,7 @@ class CachedManyCoroutine(Protocol[T_contra, P, R]):
     def key_for(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> str: ...
     def ainvalidate(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
     def aexpire(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
+    def aexplain(self, item: T_contra, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Explanation]: ...
 
 
 class ManyDecorator(Protocol):
@@ -79,8 +82,8 @@ def cache_aside_many(
     One round trip where all are hits, else 3, whatever the number of items. What another caller is computing is waited for.
     Inside `atomic()`, and while Redis is away, what is missing is computed and not stored.
 
-    The decorated function has `key_for`, `invalidate` and `expire` (for coroutine functions `ainvalidate` and `aexpire`),
-    which take one item. Raises TypeError and ValueError at decoration for options without meaning; at a call TypeError and
+    The decorated function has `key_for`, `invalidate`, `expire` and `explain` (for coroutine functions `ainvalidate` and so
+    on), which take one item. Raises TypeError and ValueError at decoration for options without meaning; at a call TypeError and
     ValueError where the function returns something else than one value for each item, and what the function itself raises.
     """
     refuse_misplaced("cache_aside_many", misplaced)
@@ -147,6 +150,7 @@ def _decorate_sync(function: Callable[..., Any], names_for: NamesMaker, caching:
 
     decorated: Any = update_wrapper(cached, function)
     decorated.key_for, decorated.invalidate, decorated.expire = names_for.key_for, invalidate, expire
+    decorated.explain = explainer(caching, names_for)
     return decorated
 
 
@@ -176,6 +180,7 @@ def _decorate_async(function: Callable[..., Any], names_for: NamesMaker, caching
 
     decorated: Any = update_wrapper(cached, function)
     decorated.key_for, decorated.ainvalidate, decorated.aexpire = names_for.key_for, ainvalidate, aexpire
+    decorated.aexplain = aexplainer(caching, names_for)
     return decorated
 
 

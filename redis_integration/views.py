@@ -15,6 +15,7 @@ from redis_integration.cache_aside import MISS, find_answer, look
 from redis_integration.caching import Answer, Caching, Outcome, attempt
 from redis_integration.conf import get_settings, get_view_variations
 from redis_integration.decorators import LEASE_TIMEOUT, Tags, value_of
+from redis_integration.explain import Explanation, explain_call
 from redis_integration.flow import run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import Names, escape, full_key, namespace_of, view_key
@@ -30,6 +31,7 @@ class CachedView(Protocol):
     def key_for(self, request: HttpRequest, *, path: str | None = None) -> str: ...
     def invalidate(self, request: HttpRequest, *, path: str | None = None) -> None: ...
     def expire(self, request: HttpRequest, *, path: str | None = None) -> None: ...
+    def explain(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Explanation: ...
 
 
 def cache_aside_view(
@@ -49,7 +51,7 @@ def cache_aside_view(
     `tags` and `lease_timeout` are those of `cache_aside`; the arguments are the view's, with the request.
 
     The decorated view has `key_for`, `invalidate` and `expire`, which take a request of the same site, and `path` for
-    another page.
+    another page, and `explain`, which takes the view's own arguments.
     Raises TypeError and ValueError at decoration for options without meaning, and for async views.
     """
     refuse_misplaced("cache_aside_view", misplaced)
@@ -76,6 +78,9 @@ def _decorate_view(
 ) -> CachedView:
     alias = caching.alias
 
+    def names_for(request: HttpRequest, args: Any, kwargs: Any) -> Names:
+        return Names(key_for(request), tag_maker.names(get_settings(alias).key_prefix, (request, *args), kwargs))
+
     def key_for(request: HttpRequest, *, path: str | None = None) -> str:
         return full_key(get_settings(alias).key_prefix, _view_parts(request, namespace, path))
 
@@ -89,8 +94,7 @@ def _decorate_view(
         if not get_settings(alias).enabled or why_bypassed(request):
             return call_view()
         try:
-            prefix = get_settings(alias).key_prefix
-            names = Names(key_for(request), tag_maker.names(prefix, (request, *args), kwargs))
+            names = names_for(request, args, kwargs)
         except DisallowedHost:
             # Django answers this request with 400 wherever it needs the host; here it is only not cached.
             return call_view()
@@ -114,8 +118,17 @@ def _decorate_view(
         refuse_event_loop("expire")
         run(end_entries([key_for(request, path=path)], alias, is_async=False, softly=True))
 
+    def explain(request: HttpRequest | None = None, *args: Any, **kwargs: Any) -> Explanation:
+        if not isinstance(request, HttpRequest):
+            raise TypeError(
+                f"{caching.name} is a view: call its explain() in Python, with a request and its arguments."
+            )
+        names, bypassed = names_for(request, args, kwargs), why_bypassed(request)
+        return run(explain_call(caching, names, is_async=False, bypassed=bypassed))
+
     decorated: Any = update_wrapper(cached, view)
     decorated.key_for, decorated.invalidate, decorated.expire = key_for, invalidate, expire
+    decorated.explain = explain
     return cast(CachedView, decorated)
 
 

@@ -10,12 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "redis_integration"
 
 LAYERS = [
-    ["__init__", "apps", "management.commands.redis_scan"],
+    ["__init__", "apps", "management.commands.redis_explain", "management.commands.redis_scan"],
     ["checks", "views", "many"],
-    ["decorators", "middleware", "model_tags", "scan"],
-    ["batches"],
-    ["cache_aside", "invalidation", "options"],
-    ["computation"],
+    ["decorators", "middleware", "model_tags"],
+    ["batches", "explain"],
+    ["cache_aside", "explanations", "invalidation", "options"],
+    ["computation", "scan"],
     ["claims"],
     ["caching"],
     ["background", "watch"],

@@ -17,11 +17,13 @@ from redis_integration import (
     aget_redis,
     ainvalidate,
     cache_aside,
+    cache_aside_many,
     cache_aside_view,
     get_redis,
     invalidate,
     invalidates,
 )
+from redis_integration.explanations import Explanation
 
 
 @cache_aside(ttl=300, key="price:{pk}", tags=["product:{pk}"], lease_timeout=timedelta(seconds=5))
@@ -32,6 +34,11 @@ def price(pk: int, currency: str = "EUR") -> Decimal:
 @cache_aside(ttl=timedelta(seconds=30), tags=lambda currency: [f"currency:{currency}"])
 async def rates(currency: str) -> dict[str, Decimal]:
     return {currency: Decimal(1)}
+
+
+@cache_aside_many(ttl=60, key="price:{pks}")
+def prices(pks: list[int]) -> list[Decimal]:
+    return [Decimal(pk) for pk in pks]
 
 
 @cache_aside_view(ttl=60, tags=["pages", "page:{pk}"])
@@ -52,6 +59,10 @@ def sync_usage(request: HttpRequest) -> None:
     assert_type(price.key_for(7), str)
     price.invalidate(pk=7)
     price.expire(7)
+    assert_type(price.explain(7, currency="USD"), Explanation)
+    assert_type(page.explain(request, 7), Explanation)
+    assert_type(prices.explain(7), Explanation)
+    price.explain("seven")  # type: ignore[arg-type]
     price("seven")  # type: ignore[arg-type]
     price.invalidate()  # type: ignore[call-arg]
     price.ainvalidate(7)  # type: ignore[attr-defined]
@@ -70,6 +81,7 @@ async def async_usage() -> None:
     assert_type(await rates.arefresh("EUR"), dict[str, Decimal])
     await rates.ainvalidate("EUR")
     await rates.aexpire("EUR")
+    assert_type(await rates.aexplain("EUR"), Explanation)
     await ainvalidate(keys=[rates.key_for("EUR")])
     rates.invalidate("EUR")  # type: ignore[attr-defined]
     assert_type(aget_redis("default"), redis.asyncio.Redis)

@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 
 from django.db import IntegrityError, connections, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from redis_integration.conf import RedisSettings
@@ -50,6 +50,16 @@ class FallbackTier:
         rows = self._rows().filter(key=key).fresh().started_within(self._seconds_open())
         payload: bytes | None = rows.values_list("payload", flat=True).first()
         return payload
+
+    def find(self, key: str) -> Flow[tuple[bytes, float, float] | None]:
+        """The bytes of this key's row, the seconds it is still fresh, and those since its computation began. One query."""
+        return (yield from self._query(lambda: self._find(key)))  # type: ignore[no-any-return]
+
+    def _find(self, key: str) -> tuple[bytes, float, float] | None:
+        rows = self._rows().filter(key=key).annotate(left=F("fresh_until") - Now(), since=Now() - F("started"))
+        for payload, left, since in rows.values_list("payload", "left", "since"):
+            return bytes(payload), left.total_seconds(), since.total_seconds()
+        return None
 
     def write(self, names: Names, entry: Entry) -> Flow[bool]:
         """Keep the entry for as long as it is fresh, FALLBACK_TTL at most. Whether it did."""

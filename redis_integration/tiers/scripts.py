@@ -17,8 +17,9 @@ class Script:
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest()
 
 
-# Where a lease stands there may be the word "hold" instead, which is no token: the origin failed a moment ago. It holds up
-# nobody but those who have a copy to answer with.
+# Where a lease stands there may be this instead, which is no token: the origin failed a moment ago. It holds up nobody but
+# those who have a copy to answer with.
+HOLD = b"hold"
 
 # ARGV: token, lease in ms, time to live of new tags in ms, "replace" to replace another's lease, "copy" where a hold counts as
 # one, the head of the entry that the caller has read and would refresh, a new generation for each tag.
