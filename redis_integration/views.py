@@ -78,9 +78,6 @@ def _decorate_view(
 ) -> CachedView:
     alias = caching.alias
 
-    def names_for(request: HttpRequest, args: Any, kwargs: Any) -> Names:
-        return Names(key_for(request), tag_maker.names(get_settings(alias).key_prefix, (request, *args), kwargs))
-
     def key_for(request: HttpRequest, *, path: str | None = None) -> str:
         return full_key(get_settings(alias).key_prefix, _view_parts(request, namespace, path))
 
@@ -94,7 +91,8 @@ def _decorate_view(
         if not get_settings(alias).enabled or why_bypassed(request):
             return call_view()
         try:
-            names = names_for(request, args, kwargs)
+            prefix = get_settings(alias).key_prefix
+            names = Names(key_for(request), tag_maker.names(prefix, (request, *args), kwargs))
         except DisallowedHost:
             # Django answers this request with 400 wherever it needs the host; here it is only not cached.
             return call_view()
@@ -123,7 +121,8 @@ def _decorate_view(
             raise TypeError(
                 f"{caching.name} is a view: call its explain() in Python, with a request and its arguments."
             )
-        names, bypassed = names_for(request, args, kwargs), why_bypassed(request)
+        tags = tag_maker.names(get_settings(alias).key_prefix, (request, *args), kwargs)
+        names, bypassed = Names(key_for(request), tags), why_bypassed(request)
         return run(explain_call(caching, names, is_async=False, bypassed=bypassed))
 
     decorated: Any = update_wrapper(cached, view)
