@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
@@ -201,18 +202,18 @@ def test_a_stale_entry_that_another_refreshes_is_explained(live, price):
     price.decorate(stale_for=60)
     price.get(7)
     price.expire(7)
-    get_redis().set(lease_key(price.price.key_for(7)), SOMEBODY, px=8000)
+    get_redis().set(lease_key(price.price.key_for(7)), SOMEBODY, px=60_000)
 
     found = price.explain(7)
 
     assert answers(found) == ("redis", "stale")
     assert found.holder == "web-3:4711"
-    assert 0 < found.held_for <= 8
+    assert 0 < found.held_for <= 60
 
 
 def test_a_miss_that_another_computes_is_explained(live, price):
     """A call waits for who has the lease."""
-    get_redis().set(lease_key(price.price.key_for(7)), SOMEBODY, px=8000)
+    get_redis().set(lease_key(price.price.key_for(7)), SOMEBODY, px=60_000)
 
     assert answers(price.explain(7)) == ("origin", "no entry; waited for, since another computes it")
 
@@ -365,7 +366,7 @@ def test_a_row_is_explained_while_redis_is_down(live_own, price):
     assert (found.redis, *answers(found)) == ("down", "fallback", "fresh")
     assert (found.codec, found.kept_for, found.tags) == ("json", None, ())
     assert 0 < found.fresh_for <= 10
-    assert found.redis_why.startswith("for 0.")
+    assert re.fullmatch(r"for \d+\.\d s; one call in each second looks whether it is back", found.redis_why)
     assert answers(price.explain(8)) == ("origin", "no row of the database")
 
 
@@ -476,7 +477,7 @@ def test_a_page_is_explained(live):
 def test_the_text_is_aligned_lines(live, price, prefix):
     """One fact a line."""
     price.get(7)
-    get_redis().set(lease_key(price.price.key_for(7)), SOMEBODY, px=8000)
+    get_redis().set(lease_key(price.price.key_for(7)), SOMEBODY, px=60_000)
 
     lines = f"{price.explain(7)}".splitlines()
 
@@ -490,7 +491,7 @@ def test_the_text_is_aligned_lines(live, price, prefix):
 
 def test_what_stands_in_redis_speaks_to_no_terminal(live, price):
     """A lease is anybody's bytes."""
-    get_redis().set(lease_key(price.price.key_for(7)), b"12345678\x1b[31m\n\xff", px=8000)
+    get_redis().set(lease_key(price.price.key_for(7)), b"12345678\x1b[31m\n\xff", px=60_000)
 
     text = f"{price.explain(7)}"
 

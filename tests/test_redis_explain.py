@@ -115,7 +115,7 @@ def test_an_item_of_a_list_is_explained(live, prefix):
 
 def test_a_lease_cannot_speak_to_the_terminal(live):
     """What stands in Redis is escaped, as the keys of redis_scan are."""
-    get_redis().set(f"{{{price.key_for(7)}}}:lease", b"12345678\x1b[31mred\n", px=9000)
+    get_redis().set(f"{{{price.key_for(7)}}}:lease", b"12345678\x1b[31mred\n", px=60_000)
 
     assert "lease   \\x1b[31mred\\x0a\n" in run(f"{__name__}.price", "7")
 

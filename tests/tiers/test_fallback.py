@@ -7,10 +7,12 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from redis_integration.conf import get_settings
+from redis_integration.entries import unpack
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.models import FallbackEntry
 from redis_integration.tiers.fallback import FallbackTier
+from tests.databases import added_databases
 from tests.tiers.contract import TierContract, entry
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -180,3 +182,32 @@ def test_write_says_whether_it_stored(tier, settings):
 
     assert run(tier.write(Names("a"), entry())) is True
     assert run(FallbackTier(get_settings(), seconds_open=Outage()).write("a", entry())) is False
+
+
+def test_a_row_is_found_even_where_it_is_not_believed(tier, outage):
+    """`find` gives the bytes, how long they stay fresh and how long ago their computation began, by the database's clock."""
+    run(tier.write(Names("a"), entry()))
+    outage.seconds = 0.0
+
+    stored, left, since = run(tier.find("a"))
+
+    assert unpack(stored, "a").payload == entry().payload
+    assert 0 < left <= 10
+    assert 0.5 <= since < 10
+    assert left + since == pytest.approx(10, abs=0.5)
+    assert run(tier.find("b")) is None
+
+
+@pytest.mark.xdist_group("postgres")
+def test_a_row_is_found_in_postgresql(settings, postgres, django_db_blocker, prefix):
+    """Its times are intervals there."""
+    with added_databases(postgres), django_db_blocker.unblock():
+        settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "DATABASE": "postgres"}}
+        tier = FallbackTier(get_settings(), seconds_open=Outage())
+        run(tier.write(Names(f"{prefix}:a"), entry()))
+
+        stored, left, since = run(tier.find(f"{prefix}:a"))
+        run(tier.delete([f"{prefix}:a"]))
+
+    assert unpack(stored, f"{prefix}:a").payload == entry().payload
+    assert left + since == pytest.approx(10, abs=0.5)
