@@ -17,7 +17,8 @@ from redis_integration.flow import Flow, arun, run
 from redis_integration.keys import Names
 from redis_integration.policy import Action, Reading, Redis, Right, TierName, decide
 from redis_integration.pools import UNSET_LIFE
-from redis_integration.tiers.redis import Lease, get_redis_tier, make_token
+from redis_integration.tiers.leases import Lease, make_token
+from redis_integration.tiers.redis import get_redis_tier
 from redis_integration.transactions import LateFill
 
 logger = logging.getLogger("redis_integration")

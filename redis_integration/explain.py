@@ -21,7 +21,7 @@ from redis_integration.explanations import TagState
 from redis_integration.flow import Call, Flow, arun, run
 from redis_integration.keys import Names
 from redis_integration.policy import Reading, Redis, Right, decide
-from redis_integration.tiers.redis import lease_key, me, owner_of
+from redis_integration.tiers.leases import lease_key, me, owner_of
 from redis_integration.tiers.scripts import HOLD
 from redis_integration.transactions import has_invalidated, may_have_invalidated
 
@@ -93,9 +93,9 @@ class _Look:
         pending = sorted({*every}.intersection([*tier.pending.values()]))
         if redis is Redis.UP and not tier.breaker.is_closed:
             redis = Redis.DOWN
-            why = f"for {tier.breaker.seconds_open():.1f} s; one call in each second looks whether it is back"
+            why = f"for {tier.breaker.seconds_open():.1f} s; it is tried again every few seconds"
         elif redis is Redis.UP and pending:
-            redis, why = Redis.SHY, f"the invalidation of {', '.join(pending)} is pending; the next call repeats it"
+            redis, why = Redis.SHY, f"the invalidation of {', '.join(pending)} is pending, and repeated soon"
         self.note(redis=redis, redis_why=why)
 
     def ask(self) -> Flow[None]:

@@ -16,8 +16,10 @@ from redis_integration import cache_aside, cache_aside_many, cache_aside_view, g
 from redis_integration.codecs import JsonCodec
 from redis_integration.entries import pack, unpack
 from redis_integration.models import FallbackEntry
+from redis_integration.tiers import leases
 from redis_integration.tiers import redis as redis_tier
-from redis_integration.tiers.redis import get_redis_tier, lease_key
+from redis_integration.tiers.leases import lease_key
+from redis_integration.tiers.redis import get_redis_tier
 
 SOMEBODY = b"8 bytes.web-3:4711"
 
@@ -228,7 +230,7 @@ def test_a_lease_tells_this_process(live, prefix):
 
     price(7)
 
-    assert seen[0].holder == f"{redis_tier.me()} (this process)"
+    assert seen[0].holder == f"{leases.me()} (this process)"
     assert 0 < seen[0].held_for <= 10
 
 
@@ -325,7 +327,7 @@ def test_a_pending_name_is_explained(live, price, prefix):
     found = price.explain(7)
 
     assert (found.redis, found.answer) == ("shy", "origin")
-    assert found.redis_why == f"the invalidation of {prefix}:#products is pending; the next call repeats it"
+    assert found.redis_why == f"the invalidation of {prefix}:#products is pending, and repeated soon"
     assert found.answer_why == "Redis is left alone, and nothing is stored"
     assert get_redis_tier("default", is_async=False).pending
     assert price.get(7) == "value 2"
@@ -366,7 +368,7 @@ def test_a_row_is_explained_while_redis_is_down(live_own, price):
     assert (found.redis, *answers(found)) == ("down", "fallback", "fresh")
     assert (found.codec, found.kept_for, found.tags) == ("json", None, ())
     assert 0 < found.fresh_for <= 10
-    assert re.fullmatch(r"for \d+\.\d s; one call in each second looks whether it is back", found.redis_why)
+    assert re.fullmatch(r"for \d+\.\d s; it is tried again every few seconds", found.redis_why)
     assert answers(price.explain(8)) == ("origin", "no row of the database")
 
 

@@ -6,11 +6,9 @@ Each operation is one exchange and raises RedisUnavailable.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.signals import setting_changed
 from django.dispatch import receiver
@@ -25,14 +23,13 @@ from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
 from redis_integration.pools.life import life_of
+from redis_integration.tiers.leases import Lease, lease_key, make_generation
 from redis_integration.tiers.scripts import EXPIRE, FILL, LEASE, Script
 
 logger = logging.getLogger("redis_integration")
 
 # Names in one UNLINK: more would hold up a server's other clients.
 BATCH = 500
-RANDOM_BYTES = 8
-_me = b""
 
 # What a call has learnt already when it enters the flow.
 First = pools.Exchange | RedisUnavailable | None
@@ -42,39 +39,6 @@ _breakers: dict[RedisSettings, Breaker] = {}
 # earlier invalidation of it is being repeated, and that confirmation must not count for the later one.
 _pending: dict[RedisSettings, dict[object, str]] = {}
 _tiers: dict[tuple[str, bool], RedisTier] = {}
-
-
-class Lease(NamedTuple):
-    """The right to fill one entry: who has it, in which life of the server, and what its tags stood for then."""
-
-    token: bytes
-    life: bytes
-    generations: tuple[bytes, ...]
-
-
-def lease_key(key: str) -> str:
-    """Where the lease of this key stands: in the same slot of a Cluster, and outside the prefix that listeners follow."""
-    return f"{{{key}}}:lease"
-
-
-def make_token() -> bytes:
-    """The name of one try for a lease: 8 bytes that nobody has had before, and for humans whose it is, as `host:pid`."""
-    return os.urandom(RANDOM_BYTES) + _me
-
-
-def make_generation() -> bytes:
-    """8 bytes that no tag has stood for before."""
-    return os.urandom(RANDOM_BYTES)
-
-
-def owner_of(token: bytes) -> str:
-    """Whose token this is, as it tells."""
-    return token[RANDOM_BYTES:].decode("ascii", "backslashreplace")
-
-
-def me() -> str:
-    """This process as its tokens name it."""
-    return _me.decode()
 
 
 class RedisTier:
@@ -311,12 +275,4 @@ def _forget_tiers(*, setting: str, **kwargs: Any) -> None:
         start_afresh()
 
 
-def _introduce() -> None:
-    global _me
-    # A host's name may have 255 letters.
-    _me = b"%b:%d" % (socket.gethostname().encode("ascii", "replace")[:64], os.getpid())
-
-
-_introduce()
-pools.run_in_child(_introduce)
 pools.run_in_child(start_afresh)

@@ -9,7 +9,7 @@ from redis_integration.conf import get_settings
 from redis_integration.keys import full_key
 from redis_integration.tags import tag_key
 from redis_integration.tiers import redis as redis_tier
-from redis_integration.tiers.redis import lease_key
+from redis_integration.tiers.leases import lease_key
 from tests.interleavings.orders import SOMEBODY, tally
 from tests.interleavings.scheduler import ALIAS, Cell, Role, Scene, Send, Step, World
 

@@ -26,7 +26,17 @@ ALIAS = "default"
 NOW = 1_700_000_000.0
 FOREVER = 1e9  # seconds
 # The modules of the package that run under the scheduler; the connections beneath them are the real ones.
-STEPPED = ["cache_aside", "caching", "claims", "computation", "decorators", "flights", "invalidation", "tiers.redis"]
+STEPPED = [
+    "cache_aside",
+    "caching",
+    "claims",
+    "computation",
+    "decorators",
+    "flights",
+    "invalidation",
+    "tiers.leases",
+    "tiers.redis",
+]
 
 
 class Wanted:

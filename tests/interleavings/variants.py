@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 
 from redis_integration import computation, decorators, flights
+from redis_integration.tiers import leases
 from redis_integration.tiers import redis as redis_tier
 from redis_integration.tiers.redis import RedisTier
 from redis_integration.tiers.scripts import Script
@@ -46,7 +47,7 @@ def generation_is_read_after_the_origin(patch):
     fill = RedisTier.fill
 
     def late(self, names, lease, entry, *, kept=0.0):
-        new = [redis_tier.os.urandom(8) for _ in names.tags]
+        new = [leases.make_generation() for _ in names.tags]
         (made,), _ = yield from self._speak(("EVAL", MAKE, len(names.tags), *names.tags, *new))
         return (yield from fill(self, names, lease._replace(generations=tuple(made)), entry, kept=kept))
 

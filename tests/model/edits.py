@@ -154,7 +154,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
             "tiers.redis.RedisTier.fill",
             '    stored = b""\n',
             '    stored = b""\n'
-            f"    create = ('EVAL', {_NEW_GENERATIONS!r}, len(names.tags), *names.tags, *map(os.urandom, [8] * len(names.tags)))\n"
+            f"    create = ('EVAL', {_NEW_GENERATIONS!r}, len(names.tags), *names.tags, *(make_generation() for _ in names.tags))\n"
             "    (found,), _ = yield from self._speak(create)\n"
             "    lease = lease._replace(generations=tuple(found))\n",
         ),

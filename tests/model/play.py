@@ -18,6 +18,7 @@ from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import run
 from redis_integration.tags import tag_key
 from redis_integration.tiers import redis as redis_tier
+from redis_integration.tiers.leases import lease_key
 from tests.model.players import DATABASE, HOMES, Player, current
 from tests.model.scenarios import Scenario
 from tests.model.states import letter, shown
@@ -83,7 +84,7 @@ class Play:
         tags = [self.tag] if scenario.tagged else []
         self.cached = [cache_aside(ttl=60, key="model:{pk}", tags=tags, alias=home)(self._origin) for home in HOMES]
         self.key = self.cached[0].key_for(self.number)
-        self.names = [self.key, redis_tier.lease_key(self.key), tag_key(prefix, self.tag)]
+        self.names = [self.key, lease_key(self.key), tag_key(prefix, self.tag)]
         self.players = [Player(self, i, agent) for i, agent in enumerate(scenario.agents)]
 
     # The conductor

@@ -12,7 +12,8 @@ from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
-from redis_integration.tiers.redis import get_redis_tier, make_token, owner_of, start_afresh
+from redis_integration.tiers.leases import make_token, owner_of
+from redis_integration.tiers.redis import get_redis_tier, start_afresh
 from tests.tiers.contract import TierContract, entry
 
 
