@@ -56,7 +56,11 @@ def configure(url: str) -> None:
     import django
     from django.conf import settings
 
-    settings.configure(REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "storm", "MAX_CONNECTIONS": 5}})
+    # A busy machine must not look like a slow Redis. And until Python 3.13 an interrupted log call leaves the handler locked.
+    patient = {"COMMAND_TIMEOUT": 10, "CONNECT_TIMEOUT": 10, "POOL_TIMEOUT": 10}
+    settings.configure(
+        REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "storm", "MAX_CONNECTIONS": 5, **patient}}
+    )
     django.setup()
 
 

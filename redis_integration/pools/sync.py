@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import threading
 import time
@@ -13,6 +14,10 @@ import redis
 from redis_integration.conf import RedisSettings
 from redis_integration.pools.connections import CONNECTIONS
 from redis_integration.pools.slots import PING, WAIT_SLICE, Lender, Slots, Trial, connection_arguments, exhausted
+
+# The first look-up of a host imports it, and an interrupt amid an import leaves Python's lock for that module taken: every
+# later connect would wait for ever.
+codecs.lookup("idna")
 
 
 class Pool(Lender, redis.ConnectionPool):
