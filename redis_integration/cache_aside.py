@@ -91,7 +91,7 @@ def _fresh_value(caching: Caching, names: Names, tier: RedisTier, first: Any) ->
     try:
         entry = tier.judge(names, found if names.tags else (found,), life)
         if entry is not None and not entry.is_revoked and time() < caching.due_at(entry):
-            return caching.decode(entry.payload, entry.codec)
+            return caching.decode(entry, names.key)
     except UnreadableEntry:
         pass  # the flow reads the same reply, and says so in the log
     return MISS

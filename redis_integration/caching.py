@@ -6,26 +6,29 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import uniform
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from redis_integration import background
-from redis_integration.codecs import Codec, json_codec
-from redis_integration.conf import get_settings
+from redis_integration.codecs import Codec, json_codec, place, type_name
+from redis_integration.compression import compress, expand
+from redis_integration.conf import get_settings, is_debug
 from redis_integration.entries import Entry
+from redis_integration.equality import find_difference
 from redis_integration.exceptions import UnreadableEntry, UnstorableValue
+from redis_integration.pickles import pickle_codec
 from redis_integration.policy import Reading, TierName
 from redis_integration.tiers.fallback import FallbackTier
 from redis_integration.tiers.redis import get_redis_tier
 
 logger = logging.getLogger("redis_integration")
 
-# A value that takes longer to send than COMMAND_TIMEOUT would look like a Redis that is down.
-MAX_ENTRY_BYTES = 1_000_000
 MAX_TTL = 10 * 365 * 86_400  # seconds; Redis refuses what does not fit into its clock
 DAY = 86_400.0
+MOST_NOTED = 1000  # warnings of one origin that are not said again
 ERROR = 255  # stands in an entry's header in place of its codec, where the entry remembers an error of the origin
 
 
@@ -86,6 +89,8 @@ class Caching:
     cache_if: Callable[[Any], bool] | None = None
     # Seconds for which an error of exactly this class is remembered.
     negative_ttl: Mapping[type[Exception], float] = field(default_factory=dict)
+    # What the log has been told already.
+    noted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         every_caching.add(self)
@@ -104,46 +109,86 @@ class Caching:
         """The unix time from which this entry is due, or stale."""
         return entry.created + self.eager * (entry.fresh_until - entry.created)
 
-    def judge(self, entry: Entry | None, reading: Reading, tier: TierName) -> tuple[Reading, Any]:
-        """The reading after this tier was asked, and the value if it held a copy. Raises UnreadableEntry.
-
-        Raises the origin's error too, where that is what the copy remembers.
-        """
+    def judge(self, entry: Entry | None, reading: Reading, tier: TierName, *, key: str) -> tuple[Reading, Any]:
+        """The reading after this tier was asked, and the value if it held a copy. Raises the origin's error if that is one."""
         now = time.time()
+        # Also where an earlier look had found one: it is gone since.
+        none = reading._replace(found=None, is_stale=False, is_due=False), None
         if entry is None or entry.is_revoked or (entry.codec == ERROR and not entry.is_fresh(now)):
-            # Also where an earlier look had found one: it is gone since.
-            return reading._replace(found=None, is_stale=False, is_due=False), None
-        value = self.decode(entry.payload, entry.codec)
+            return none
+        try:
+            value = self.decode(entry, key)
+        except UnreadableEntry as error:
+            # Of another codec, SECRET_KEY or version of a class, but ours: unlike a foreign value it may be replaced.
+            self.note_unreadable(key, error)
+            return none
         return reading._replace(found=tier, is_stale=not entry.is_fresh(now), is_due=now >= self.due_at(entry)), value
 
-    def decode(self, payload: bytes, codec: int) -> Any:
-        """The value of these bytes. Raises UnreadableEntry, and the origin's error where that is what they remember."""
-        if codec == ERROR and self.negative_ttl:
+    def decode(self, entry: Entry, key: str) -> Any:
+        """The value of this entry. Raises UnreadableEntry, and the origin's error where that is what it remembers."""
+        payload = entry.payload
+        if entry.flags:
+            # Before its signature is checked, if it has one: unsigned bytes of other entries are decompressed too, and
+            # whoever wrote them gets a bounded number of bytes out of it and nothing else.
+            payload = expand(payload, entry.flags, get_settings(self.alias).max_entry_bytes)
+        if entry.codec == ERROR and self.negative_ttl:
             raise self._error_of(payload)
-        if codec != self.codec.number:
-            raise UnreadableEntry(f"It was written by codec {codec}, not by {self.codec.name!r}.")
-        return self.codec.decode(payload)
+        if entry.codec != self.codec.number:
+            raise UnreadableEntry(f"It was written by codec {entry.codec}, not by {self.codec.name!r}.")
+        return self.codec.decode(payload, key)
 
-    def encode(self, outcome: Outcome, took: float) -> tuple[Outcome, Entry | None]:
+    def encode(self, outcome: Outcome, took: float, *, key: str) -> tuple[Outcome, Entry | None]:
         """The entry to store. Where the outcome says why not, there is none, or one that is only for who has joined."""
         if outcome.error:
             return outcome, self._remembered(outcome.error[0], took)
         if outcome.why_not_stored is not None:
             return outcome, None
         try:
-            payload = self.codec.encode(outcome.value)
-            if len(payload) > MAX_ENTRY_BYTES:
-                raise UnstorableValue(f"Its {len(payload):,} bytes are more than {MAX_ENTRY_BYTES:,}.")
+            payload = self.codec.encode(outcome.value, key)
+            if self.codec.verified == "always" or (self.codec.verified == "debug" and is_debug()):
+                verify(self.codec, outcome.value, payload, key)
+            payload, flags = self._press(payload)
         except UnstorableValue as error:
-            logger.warning(
-                "redis_integration.value_unstorable %s returned a value that is not stored: %s", self.name, error
-            )
+            self._note_unstorable(error, outcome.value, key)
             return outcome._replace(why_not_stored="unstorable value"), None
         seconds, why_not = self._seconds_for(outcome.value)
         # Freshness counts from the end: else a slow origin with a short ttl would never be cached.
         now = time.time()
-        entry = Entry(payload, self.codec.number, created=now, fresh_until=now + seconds, took=took)
+        entry = Entry(payload, self.codec.number, created=now, fresh_until=now + seconds, took=took, flags=flags)
         return outcome._replace(why_not_stored=why_not), entry
+
+    def _press(self, payload: bytes) -> tuple[bytes, int]:
+        """The payload as it is to be stored, and how it is compressed. Raises UnstorableValue where it is too large."""
+        settings = get_settings(self.alias)
+        if len(payload) > settings.max_entry_bytes:
+            raise UnstorableValue(
+                f"Its {len(payload):,} bytes are more than MAX_ENTRY_BYTES ({settings.max_entry_bytes:,}).", "size"
+            )
+        if settings.compress_over_bytes is None or len(payload) <= settings.compress_over_bytes:
+            return payload, 0
+        return compress(payload, settings.compression)
+
+    def _note_unstorable(self, error: UnstorableValue, value: Any, key: str) -> None:
+        if error.about in self.noted:
+            return
+        remedy = ""
+        if self.codec is json_codec and error.about != "size":
+            with suppress(UnstorableValue):
+                verify(pickle_codec, value, pickle_codec.encode(value, key), key)
+                remedy = " codec='pickle' can store it."
+        text = "redis_integration.value_unstorable %s returned a value that is not stored: %s%s"
+        self._warn_once(error.about, text, self.name, error, remedy)
+
+    def note_unreadable(self, key: str, error: Exception) -> None:
+        """Say in the log, once, that there is no entry at this key that can be read."""
+        self._warn_once(f"unreadable {key}", "redis_integration.entry_unreadable %s: %s", key, error)
+
+    def _warn_once(self, about: str, text: str, *args: object) -> None:
+        if about not in self.noted:
+            if len(self.noted) >= MOST_NOTED:
+                self.noted.clear()
+            self.noted.add(about)
+            logger.warning(text, *args)
 
     def _remembered(self, error: Exception, took: float) -> Entry | None:
         """The entry of an error whose class is listed: its place in the list would change with it, its name does not."""
@@ -153,10 +198,11 @@ class Caching:
         try:
             payload, now = json_codec.encode([_path(type(error)), *error.args]), time.time()
             self._error_of(payload)
+            payload, flags = self._press(payload)
         except (UnstorableValue, UnreadableEntry) as why:
             logger.warning("redis_integration.error_unstorable %s raised what is not remembered: %s", self.name, why)
             return None
-        return Entry(payload, ERROR, created=now, fresh_until=now + seconds * uniform(0.9, 1.0), took=took)
+        return Entry(payload, ERROR, created=now, fresh_until=now + seconds * uniform(0.9, 1.0), took=took, flags=flags)
 
     def _error_of(self, payload: bytes) -> Exception:
         path, *arguments = json_codec.decode(payload)
@@ -184,6 +230,21 @@ class Caching:
             return 0.0, "ttl or cache_if failed"
         # Up to a tenth shorter, so that what was filled together does not end together; never longer.
         return seconds * uniform(0.9, 1.0), None
+
+
+def verify(codec: Codec, value: Any, payload: bytes, key: str) -> None:
+    """Raise UnstorableValue, which names type and place, unless this payload brings the value back equal, types included."""
+    try:
+        difference = find_difference(value, codec.decode(payload, key))
+    except (UnreadableEntry, RecursionError) as exc:
+        name = type_name(value)
+        raise UnstorableValue(f"The {codec.name} codec cannot bring {name} back: {exc}", name) from exc
+    if difference:
+        there, *steps = difference
+        name = type_name(there)
+        raise UnstorableValue(
+            f"The {codec.name} codec cannot store {name} ({place(reversed(steps))}): it does not come back equal.", name
+        )
 
 
 def _path(kind: type) -> str:

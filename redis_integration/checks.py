@@ -11,6 +11,7 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from redis_integration.caching import every_caching
+from redis_integration.compression import is_available
 from redis_integration.conf import (
     EXAMPLE_URL,
     RedisSettings,
@@ -26,6 +27,7 @@ WRONG_TYPE = "redis_integration.E002"
 UNUSABLE = "redis_integration.E003"
 UNKNOWN_DATABASE = "redis_integration.E004"
 SHORT_LEASE = "redis_integration.E005"
+NO_ZSTD = "redis_integration.E006"
 
 
 class Advice(NamedTuple):
@@ -139,6 +141,7 @@ IDS = (
     UNUSABLE,
     UNKNOWN_DATABASE,
     SHORT_LEASE,
+    NO_ZSTD,
     *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
 )
 
@@ -185,6 +188,13 @@ def _find_errors(alias: str) -> Iterator[CheckMessage]:
             hint="Name an alias of DATABASES, or set 'DATABASE': None and 'FALLBACK': None.",
             obj=f"REDIS_INTEGRATION[{alias!r}]",
             id=UNKNOWN_DATABASE,
+        )
+    if not problems and not is_available(settings.compression):
+        yield Error(
+            f"COMPRESSION is {settings.compression!r}, which this Python cannot do: entries are stored uncompressed.",
+            hint="Install django-redis-integration[zstd], or use Python 3.14 or 'COMPRESSION': 'zlib'.",
+            obj=f"REDIS_INTEGRATION[{alias!r}]",
+            id=NO_ZSTD,
         )
     if not problems:
         yield from _find_short_leases(alias, settings)

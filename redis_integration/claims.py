@@ -28,8 +28,6 @@ FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
 GROWTH = 1.5
 # Keys at which something that is not ours was named in the log; there may be a million of them, and no more are named then.
-FOREIGN_KEYS = 1000
-_foreign: dict[str, object] = {}
 
 # An event loop keeps its tasks only weakly.
 _tasks: set[asyncio.Task[None]] = set()
@@ -63,28 +61,20 @@ class Claim:
         return max(0.0, self.give_up - monotonic())
 
     def take(self, entry: Entry | None, tier: TierName) -> None:
-        """Note what this tier held. Raises UnreadableEntry."""
+        """Note what this tier held. Raises the origin's error, where that is what the entry remembers."""
         self.seen = entry
-        self.reading, self.value = self.caching.judge(entry, self.reading, tier)
+        self.reading, self.value = self.caching.judge(entry, self.reading, tier, key=self.names.key)
 
     def refuse(self, failure: RedisUnavailable | UnreadableEntry, *, redis: Redis) -> None:
         """Note that Redis did not answer, or not with an entry."""
-        self._note_foreign(failure)
+        self._note(failure)
         self.reading = self.reading._replace(redis=redis)
 
-    def _note_foreign(self, failure: RedisUnavailable | UnreadableEntry) -> None:
-        key = self.names.key
+    def _note(self, failure: RedisUnavailable | UnreadableEntry) -> None:
         self.is_foreign = isinstance(failure, UnreadableEntry) or failure.kind is Kind.FOREIGN
-        if not self.is_foreign or key in _foreign or len(_foreign) > FOREIGN_KEYS:
-            return
-        mine = object()
-        if _foreign.setdefault(key, mine) is not mine:  # another thread was quicker
-            return
-        if len(_foreign) <= FOREIGN_KEYS:
+        if self.is_foreign:
             # It may be another program's: a miss, and left alone.
-            logger.warning("redis_integration.entry_unreadable %s: %s", key, failure)
-        else:
-            logger.warning("redis_integration.entries_unreadable at more than %d keys, named no more", FOREIGN_KEYS)
+            self.caching.note_unreadable(self.names.key, failure)
 
     def found(self) -> Answer:
         """The answer that is a copy."""
@@ -141,7 +131,7 @@ class Claim:
             is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=kept)
         except RedisUnavailable as failure:
             logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
-            self._note_foreign(failure)
+            self._note(failure)
             return False
         if not is_accepted and took > self.caching.lease_timeout:
             logger.warning(

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any, ClassVar, Protocol
+from itertools import islice
+from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -26,14 +27,19 @@ _encode_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separa
 
 
 class Codec(Protocol):
-    """What turns a value into an entry's payload and back. `number` stands in the entry's header."""
+    """What turns a value into the payload of the entry at this full key, and back. `number` stands in the entry's header.
+
+    `verified` says when a fill reads back what it is going to store, and compares.
+    """
 
     @property
     def number(self) -> int: ...
     @property
     def name(self) -> str: ...
-    def encode(self, value: Any, /) -> bytes: ...
-    def decode(self, payload: bytes, /) -> Any: ...
+    @property
+    def verified(self) -> Literal["always", "debug", "never"]: ...
+    def encode(self, value: Any, key: str, /) -> bytes: ...
+    def decode(self, payload: bytes, key: str, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,20 @@ class JsonCodec:
 
     number: ClassVar[int] = 1
     name: ClassVar[str] = "json"
+    # Its walk over the types, a third of what encoding costs, refuses by itself whatever would not come back equal.
+    verified: ClassVar[Literal["debug"]] = "debug"
 
-    def encode(self, value: Any, /) -> bytes:
-        """The bytes of `value`. Raises UnstorableValue, which names the type and its place in the value."""
+    def encode(self, value: Any, key: str = "", /) -> bytes:
+        """The bytes of `value`, at any key. Raises UnstorableValue, which names the type and its place in the value."""
         try:
             text = _encode_json(_lower(value, ()))
         except (ValueError, RuntimeError, LookupError, OSError) as exc:
             # An int beyond Python's limit of digits; a container that another thread changes; a zone unknown here.
-            raise UnstorableValue(f"The json codec cannot store this {_type_name(value)}: {exc}.") from exc
+            name = type_name(value)
+            raise UnstorableValue(f"The json codec cannot store this {name}: {exc}.", name) from exc
         return text.encode("utf-8", "surrogatepass")
 
-    def decode(self, payload: bytes, /) -> Any:
+    def decode(self, payload: bytes, key: str = "", /) -> Any:
         """The value that `encode` was given. Raises UnreadableEntry, and nothing else, whatever the bytes."""
         try:
             # A brace inside a string is followed by an escaped quote, so this finds tags and nothing else.
@@ -72,13 +81,18 @@ class JsonCodec:
         return value
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
+    """Module and qualified name of its type, for humans."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _refusal(value: object, path: _Path, why: str) -> UnstorableValue:
-    place = "".join(f"[{step!r:.40}]" for step in path[:5])
-    return UnstorableValue(f"The json codec cannot store {_type_name(value)} (value{place}): {why}.")
+    return UnstorableValue(f"The json codec cannot store {type_name(value)} ({place(path)}): {why}.", type_name(value))
+
+
+def place(path: Iterable[object]) -> str:
+    """Where these steps lead to from the value, for humans."""
+    return "value" + "".join(f"[{step!r:.40}]" for step in islice(path, 5))
 
 
 def _lower(value: Any, path: _Path) -> Any:
@@ -103,7 +117,9 @@ def _lower_dict(value: dict[Any, Any], path: _Path) -> Any:
     if _str_only.issuperset(map(type, value)) and "\n!" not in "\n" + "\n".join(value):
         if _plain_types.issuperset(map(type, value.values())):
             return value
-        return {name: _lower(item, (*path, name)) for name, item in value.items()}
+        return {
+            name: item if type(item) in _plain_types else _lower(item, (*path, name)) for name, item in value.items()
+        }
     return {"!dict": [(_lower(name, (*path, name)), _lower(item, (*path, name))) for name, item in value.items()]}
 
 
@@ -116,7 +132,7 @@ def _lower_zone(zone: tzinfo | None, value: object, path: _Path) -> Any:
     # A zone from a file, or from past ZoneInfo's cache, would come back as another object that compares unequal.
     if type(zone) is ZoneInfo and zone.key is not None and ZoneInfo(zone.key) is zone:
         return zone.key
-    raise _refusal(value, path, f"its tzinfo {_type_name(zone)} is neither a fixed offset nor a ZoneInfo by name")
+    raise _refusal(value, path, f"its tzinfo {type_name(zone)} is neither a fixed offset nor a ZoneInfo by name")
 
 
 def _is_unnamed(zone: timezone) -> bool:
@@ -125,7 +141,11 @@ def _is_unnamed(zone: timezone) -> bool:
 
 def _is_iso(zone: tzinfo | None) -> bool:
     # fromisoformat() drops an offset below a second.
-    return zone is None or (type(zone) is timezone and _is_unnamed(zone) and not zone.utcoffset(None).microseconds)
+    return (
+        zone is None
+        or zone is UTC
+        or (type(zone) is timezone and _is_unnamed(zone) and not zone.utcoffset(None).microseconds)
+    )
 
 
 def _lower_clock(value: datetime | time, path: _Path) -> Any:

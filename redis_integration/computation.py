@@ -100,9 +100,10 @@ class Computation:
         self.landing = landing = yield from self._wait_for(flight)
         if landing.error is not None:
             return Answer(Outcome(error=[landing.error]), "flight")
-        if landing.payload is not None:
-            # Each caller gets a copy of its own, so that nobody changes another's value.
-            return Answer(Outcome(self.caching.decode(landing.payload, self.caching.codec.number)), "flight")
+        if landing.entry is not None:
+            with suppress(UnreadableEntry):  # another function of the same key has another codec
+                # Each caller gets a copy of its own, so that nobody changes another's value.
+                return Answer(Outcome(self.caching.decode(landing.entry, self.names.key)), "flight")
         if self.looks.get(landing.verdict):
             self.looks[landing.verdict] -= 1
             return None
@@ -130,7 +131,7 @@ class Computation:
 
     def settle(self, flight: Flight | None, outcome: Outcome, took: float) -> Flow[Answer]:
         """Store what the origin gave, and let the lease go. One round trip."""
-        outcome, entry = self.caching.encode(outcome, took)
+        outcome, entry = self.caching.encode(outcome, took, key=self.names.key)
         if flight is not None:
             flights.leave(flight)  # it can be joined until its fill is sent
         # With a copy to answer, nobody needs to try again at once.
@@ -190,7 +191,7 @@ class Computation:
             outcome, took = yield from self._call(flight)
             entry = None
             if action.tier is not None or self._has_company():
-                outcome, entry = self.caching.encode(outcome, took)
+                outcome, entry = self.caching.encode(outcome, took, key=self.names.key)
             self.landing = self._landing(outcome, entry)
             stored = None
             if action.tier and entry is not None and outcome.why_not_stored is None and not flight.is_ended:
@@ -211,7 +212,7 @@ class Computation:
         if action.tier is None:
             return (yield from self._answer_alone("in a transaction"))
         outcome, took = yield from self._call(None)
-        outcome, entry = self.caching.encode(outcome, took)
+        outcome, entry = self.caching.encode(outcome, took, key=self.names.key)
         if entry is None or outcome.why_not_stored is not None:
             yield from self.claim.fill(None, took)
         else:
@@ -246,7 +247,7 @@ class Computation:
     def _landing(self, outcome: Outcome, entry: Entry | None) -> Landing:
         flights.remember_private(self.names.key, is_private=entry is None and outcome.why_not_stored is not None)
         if entry is not None and not outcome.error:
-            return Landing(Verdict.ACCEPTED, payload=entry.payload)
+            return Landing(Verdict.ACCEPTED, entry=entry)
         if outcome.error:
             # Without company the error is kept by nobody: its traceback would hold it in a circle.
             return Landing(Verdict.ACCEPTED, error=outcome.error[0]) if self._has_company() else REFUSED

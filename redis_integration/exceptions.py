@@ -42,7 +42,11 @@ class UnreadableEntry(RedisIntegrationError):
 
 
 class UnstorableValue(RedisIntegrationError, TypeError):
-    """The codec could not bring this value back equal, types included."""
+    """The codec could not bring this value back equal, types included, or it is too large. `about` names the type."""
+
+    def __init__(self, reason: str, about: str = "") -> None:
+        super().__init__(reason)
+        self.about = about
 
 
 class UncacheableCall(RedisIntegrationError, TypeError):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import NamedTuple
 
+from redis_integration.entries import Entry
 from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.pools import run_in_child
@@ -34,10 +35,10 @@ class Verdict(StrEnum):
 
 
 class Landing(NamedTuple):
-    """The end of a flight: for those who joined, the encoded value or the origin's error."""
+    """The end of a flight: for those who joined, the entry with the encoded value, or the origin's error."""
 
     verdict: Verdict
-    payload: bytes | None = None
+    entry: Entry | None = None
     error: Exception | None = None
 
 

@@ -8,15 +8,16 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from redis_integration.batches import Batch
 from redis_integration.caching import Answer, Caching, aattempt, attempt
-from redis_integration.codecs import json_codec
 from redis_integration.conf import get_settings
 from redis_integration.decorators import LEASE_TIMEOUT, NamesMaker, Tags, is_coroutine, names_maker, value_of
 from redis_integration.explain import Explanation, aexplainer, explainer
 from redis_integration.flow import arun, run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.options import (
+    CodecName,
     Seconds,
     name_of,
+    read_codec,
     read_freshness,
     read_items,
     read_seconds,
@@ -70,6 +71,7 @@ def cache_aside_many(
     tags: Tags = (),
     stale_for: Seconds = 0,
     version: str | int | None = None,
+    codec: CodecName = "json",
     lease_timeout: Seconds = LEASE_TIMEOUT,
     alias: str = "default",
 ) -> ManyDecorator:
@@ -88,14 +90,14 @@ def cache_aside_many(
     """
     refuse_misplaced("cache_aside_many", misplaced)
     freshness = read_freshness(ttl, stale_for=stale_for, refresh="caller", eager=None, error_ttl=1.0)
-    stamp = read_version(version)
+    stamp, chosen = read_version(version), read_codec(codec)
 
     def decorate(function: Callable[..., Any]) -> Any:
         refuse_uncacheable("cache_aside_many", function)
         names_for = names_maker(function, key=key, namespace=namespace, tags=tags, stamp=stamp, alias=alias)
         caching = Caching(
             name=name_of(function),
-            codec=json_codec,
+            codec=chosen,
             alias=alias,
             lease_timeout=read_seconds("lease_timeout", lease_timeout),
             **freshness,

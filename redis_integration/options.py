@@ -6,12 +6,15 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 from redis_integration.caching import MAX_TTL
+from redis_integration.codecs import Codec, json_codec
 from redis_integration.exceptions import RedisIntegrationError
+from redis_integration.pickles import pickle_codec
 
 Seconds = float | timedelta
+CodecName = Literal["json", "pickle"]
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -84,6 +87,14 @@ def read_version(version: str | int | None) -> tuple[bytes, ...]:
     if isinstance(version, bool) or not isinstance(version, (str, int)):
         raise TypeError(f"version is {version!r}. Give a str or an int, another one for each meaning of the result.")
     return (blake2b(repr(version).encode(), digest_size=8).digest(),)
+
+
+def read_codec(codec: CodecName) -> Codec:
+    """The codec of this name. Raises ValueError."""
+    for each in (json_codec, pickle_codec):
+        if each.name == codec:
+            return each
+    raise ValueError(f'codec is {codec!r}. Give "json" or "pickle".')
 
 
 def read_items(name: str, items: Iterable[Any]) -> list[Any]:

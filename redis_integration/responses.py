@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, ResponseHeaders
@@ -29,16 +29,18 @@ class ResponseCodec:
 
     number: ClassVar[int] = 2
     name: ClassVar[str] = "response"
+    verified: ClassVar[Literal["never"]] = "never"  # a response is equal to nothing but itself
 
-    def encode(self, value: Any, /) -> bytes:
+    def encode(self, value: Any, key: str = "", /) -> bytes:
         """The bytes of a rendered HttpResponse. Raises UnstorableValue for anything else, and for cookies."""
         if not isinstance(value, HttpResponse) or not getattr(value, "is_rendered", True) or value.cookies:
-            raise UnstorableValue(f"{type(value).__qualname__} is not a rendered HttpResponse without cookies.")
+            name = type(value).__qualname__
+            raise UnstorableValue(f"{name} is not a rendered HttpResponse without cookies.", name)
         fields = vars(value)
         head = (value.status_code, fields["_reason_phrase"], fields["_charset"], [*value.headers.items()])
         return json.dumps(head, separators=(",", ":"), default=str).encode() + b"\n" + value.content
 
-    def decode(self, payload: bytes, /) -> HttpResponse:
+    def decode(self, payload: bytes, key: str = "", /) -> HttpResponse:
         """A new plain HttpResponse with exactly the stored headers.
 
         Raises UnreadableEntry, and nothing else, whatever the bytes.

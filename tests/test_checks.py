@@ -12,6 +12,7 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from psycopg import IsolationLevel
 
+from redis_integration import compression
 from redis_integration.caching import Caching
 from redis_integration.checks import IDS, check_deployment, check_settings
 from redis_integration.codecs import json_codec
@@ -88,6 +89,10 @@ def test_unreadable_settings_are_an_error(settings, value, text):
         ({"DATABASE": None, "FALLBACK": None}, []),
         ({"FALLBACK_TTL": 61}, ["W005"]),
         ({"FALLBACK_TTL": 60}, []),
+        ({"COMPRESSION": "zstd"}, []),
+        ({"COMPRESSION": "gzip", "COMPRESS_OVER_BYTES": -1, "MAX_ENTRY_BYTES": 0}, ["E003"] * 3),
+        ({"COMPRESS_OVER_BYTES": True, "MAX_ENTRY_BYTES": None}, ["E002"] * 2),
+        ({"COMPRESS_OVER_BYTES": None, "MAX_ENTRY_BYTES": 500_000_000}, []),
     ],
 )
 def test_settings_findings(settings, options, ids):
@@ -95,6 +100,15 @@ def test_settings_findings(settings, options, ids):
     configure(settings, **options)
 
     assert sorted(get_ids(check_settings())) == ids
+
+
+def test_zstd_that_is_missing_is_an_error(settings, monkeypatch):
+    """With what to install."""
+    monkeypatch.setattr(compression, "_find_zstd", lambda: None)
+    configure(settings, COMPRESSION="zstd")
+
+    assert get_ids(check_settings()) == ["E006"]
+    assert "[zstd]" in check_settings()[0].hint
 
 
 @pytest.mark.parametrize(("lease_timeout", "ids"), [(0.6, ["E005"]), (0.7, [])])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections import OrderedDict, namedtuple
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -16,9 +17,14 @@ from django.utils.safestring import SafeString
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redis_integration.caching import verify
 from redis_integration.codecs import MAX_DEPTH, json_codec
 from redis_integration.exceptions import UnreadableEntry, UnstorableValue
+from redis_integration.pickles import pickle_codec
 
+# CODEC_VALUES=10000 for a long run.
+VALUES = int(os.environ.get("CODEC_VALUES", "200"))
+KEY = "shop:price:7"
 BERLIN = ZoneInfo("Europe/Berlin")
 LATE = datetime(2024, 10, 27, 2, 30, 0, 7)
 
@@ -112,11 +118,15 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
-@given(values)
-def test_any_value_comes_back_equal_with_its_types(value):
-    """What is decoded is what was encoded, exact types, order and sign of zero included."""
-    assert exact(json_codec.decode(json_codec.encode(value))) == exact(value)
+@pytest.mark.parametrize("codec", [json_codec, pickle_codec], ids=lambda codec: codec.name)
+@settings(deadline=None, max_examples=VALUES)
+@given(value=values)
+def test_any_value_comes_back_equal_with_its_types(codec, value):
+    """What is decoded is what was encoded, exact types, order and sign of zero included; and DEBUG's verification agrees."""
+    payload = codec.encode(value, KEY)
+
+    assert exact(codec.decode(payload, KEY)) == exact(value)
+    verify(codec, value, payload, KEY)
 
 
 @pytest.mark.parametrize(

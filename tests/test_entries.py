@@ -86,6 +86,13 @@ def test_entry_is_fresh_until_its_time(now, fresh):
     assert ENTRY.is_fresh(now) is fresh
 
 
+def test_payload_above_the_limit_is_unreadable():
+    """It is not ours to decode, whoever stored it."""
+    assert unpack(pack(ENTRY, KEY), KEY, 5) == ENTRY
+    with pytest.raises(UnreadableEntry, match="5 bytes are more than MAX_ENTRY_BYTES"):
+        unpack(pack(ENTRY, KEY), KEY, 4)
+
+
 def test_entry_of_another_key_is_misplaced():
     """An entry names its key: mixed-up replies do not become answers."""
     with pytest.raises(MisplacedEntry, match="another key"):

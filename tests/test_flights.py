@@ -21,6 +21,7 @@ from redis_integration import ainvalidate, cache_aside, cache_aside_view, flight
 from redis_integration.caching import Caching, Tiers
 from redis_integration.claims import Claim
 from redis_integration.codecs import json_codec
+from redis_integration.entries import Entry
 from redis_integration.flights import PRIVATE, REFUSED, Landing, Verdict
 from redis_integration.flow import arun, run
 from redis_integration.keys import Names
@@ -32,7 +33,7 @@ from tests.stampede.watch import Origin, auntil, results, until, waiting, watche
 
 NAMES = Names("t:price:7", ("t:#product:7",))
 PLACE = (NAMES.key, "redis", False)
-WORTH = Landing(Verdict.ACCEPTED, payload=b"7")
+WORTH = Landing(Verdict.ACCEPTED, entry=Entry(b"7", 1, 0.0, 0.0))
 
 
 @pytest.fixture(autouse=True)

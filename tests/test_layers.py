@@ -26,8 +26,8 @@ LAYERS = [
     ["pools.slots"],
     ["pools.connections", "pools.failures"],
     ["pools.life", "responses", "tags"],
-    ["keys"],
-    ["arguments", "policy", "breaker", "entries", "codecs", "flow", "models", "budget"],
+    ["keys", "pickles"],
+    ["arguments", "policy", "breaker", "entries", "codecs", "compression", "equality", "flow", "models", "budget"],
     ["conf", "signals", "waiting"],
     ["exceptions"],
 ]

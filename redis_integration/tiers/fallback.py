@@ -35,6 +35,7 @@ class FallbackTier:
     def __init__(self, settings: RedisSettings, *, seconds_open: Callable[[], float]) -> None:
         self.database = settings.database if settings.fallback else None
         self.ttl = settings.fallback_ttl
+        self.max_bytes = settings.max_entry_bytes
         # Rows of an earlier outage are older than invalidations that only Redis has seen since.
         self._seconds_open = seconds_open
 
@@ -43,7 +44,7 @@ class FallbackTier:
         payload = yield from self._query(lambda: self._select(names.key))
         if payload is None:
             return None
-        entry = unpack(bytes(payload), names.key)
+        entry = unpack(bytes(payload), names.key, self.max_bytes)
         return entry if entry.tags == names.stamp else None
 
     def _select(self, key: str) -> bytes | None:

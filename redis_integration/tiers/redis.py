@@ -49,6 +49,7 @@ class RedisTier:
         self.alias = alias
         self.prefix = settings.key_prefix
         self.breaker = _breakers.setdefault(settings, Breaker(alias))
+        self.max_bytes = settings.max_entry_bytes
         self.pending = _pending.setdefault(settings, {})
         self._exchange = exchange
 
@@ -118,7 +119,7 @@ class RedisTier:
         """The entry among these replies, and whether it was revoked. Raises UnreadableEntry."""
         if found[0] is None:
             return None
-        entry = unpack(found[0], names.key)
+        entry = unpack(found[0], names.key, self.max_bytes)
         # A server that lost its memory may have brought back what was invalidated; an unset life equals nothing.
         if entry.life != life or life == pools.UNSET_LIFE or entry.tags != (*found[1:], *names.stamp):
             return entry._replace(is_revoked=True)

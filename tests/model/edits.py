@@ -114,7 +114,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
         Edit(
             _WITH_LEASE,
             "return self.claim.found()",
-            "self.landing = Landing(Verdict.ACCEPTED, payload=self.claim.seen.payload); return self.claim.found()",
+            "self.landing = Landing(Verdict.ACCEPTED, entry=self.claim.seen); return self.claim.found()",
         ),
     ),
     "start over once": (Edit("computation.Computation._join", "if self.looks.get(landing.verdict):", "if False:"),),

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 
 from redis_integration.conf import get_settings
 from redis_integration.entries import unpack
+from redis_integration.exceptions import UnreadableEntry
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.models import FallbackEntry
@@ -52,6 +53,15 @@ def test_row_is_fresh_for_fallback_ttl_at_most(tier):
 
     row = FallbackEntry.objects.get()
     assert timedelta(seconds=9) < row.fresh_until - row.started <= timedelta(seconds=10.1)
+
+
+def test_row_above_max_entry_bytes_is_unreadable(tier):
+    """A process whose limit is smaller than another's does not decode it."""
+    run(tier.write(Names("a"), entry(b"12345")))
+    tier.max_bytes = 4
+
+    with pytest.raises(UnreadableEntry, match="more than MAX_ENTRY_BYTES"):
+        run(tier.read(Names("a")))
 
 
 def test_row_of_an_earlier_outage_is_not_believed(tier, outage):
