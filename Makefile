@@ -31,6 +31,7 @@ bench: $(PEERS)  ## Ours and its peers in one run; prints the tables of docs/ben
 	$(BIN)/python -m benchmarks.stampede
 	$(BIN)/python -m benchmarks.stale
 	$(BIN)/python -m benchmarks.lists
+	$(BIN)/python -m benchmarks.codecs
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -69,6 +69,18 @@ def run_benchmark(tmp_path):
             },
         ),
         (
+            "codecs",
+            ("--rounds", "1", "--calls", "1"),
+            {
+                "json, DjangoJSONEncoder, types lost",
+                "django-redis, pickle",
+                "ours, json",
+                "ours, pickle, signed and verified",
+                "the json codec's walk over the types",
+                "5 kB of text: entry with 5 tags",
+            },
+        ),
+        (
             "stale",
             ("--seconds", "0.2", "--callers", "3", "--origin-ms", "10"),
             {"@cache_aside, stale_for=60", "@cache_aside", "get_or_set, django-redis"},
