@@ -20,7 +20,7 @@ KEYS = range(20)
 
 
 def value_of(pk):
-    return {"pk": pk, "price": Decimal(pk) / 4, "names": ("a" * pk, "1234567890" * 10)}
+    return {"pk": pk, "price": Decimal(pk) / 4, "names": ("a" * pk, "1234567890" * 200)}
 
 
 @cache_aside(ttl=60, key="single:{pk}", tags=["vandal:{pk}"], lease_timeout=0.5)
@@ -33,7 +33,7 @@ async def asingle(pk):
     return value_of(pk)
 
 
-@cache_aside_many(ttl=60, key="listed:{pks}", tags=["vandal:{pks}"], stale_for=60, lease_timeout=0.5)
+@cache_aside_many(ttl=60, key="listed:{pks}", tags=["vandal:{pks}"], stale_for=60, codec="pickle", lease_timeout=0.5)
 def listed(pks):
     return [value_of(pk) for pk in pks]
 
