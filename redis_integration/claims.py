@@ -27,7 +27,6 @@ logger = logging.getLogger("redis_integration")
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
 GROWTH = 1.5
-# Keys at which something that is not ours was named in the log; there may be a million of them, and no more are named then.
 
 # An event loop keeps its tasks only weakly.
 _tasks: set[asyncio.Task[None]] = set()

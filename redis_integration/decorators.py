@@ -6,16 +6,16 @@ Two real functions, one sync and one async, are made at decoration time; what th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, update_wrapper
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, Protocol, cast
 
 from asgiref.sync import iscoroutinefunction
 
 from redis_integration.cache_aside import MISS, alook, find_answer, look, look_all
 from redis_integration.caching import Answer, Caching, aattempt, attempt
 from redis_integration.conf import get_settings
-from redis_integration.explain import Explanation, aexplainer, explainer
+from redis_integration.explain import aexplainer, explainer
 from redis_integration.flow import arun, run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import KeyMaker, Names, full_key
@@ -32,11 +32,10 @@ from redis_integration.options import (
     refuse_misplaced,
     refuse_uncacheable,
 )
+from redis_integration.protocols import FunctionDecorator
 from redis_integration.tags import TagMaker
 from redis_integration.tiers.redis import First
 
-P = ParamSpec("P")
-R = TypeVar("R")
 # Templates over the arguments ("product:{pk}"), or a function of the arguments.
 Tags = Sequence[str] | Callable[..., Iterable[str]]
 # Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
@@ -45,37 +44,6 @@ LEASE_TIMEOUT = 10.0
 AT_ONCE = 10
 # What a look has brought: the value of a hit or MISS, and what the flow goes on with.
 Seen = tuple[Any, First]
-
-
-class CachedFunction(Protocol[P, R]):
-    """A cached function. The named calls take the origin's own arguments."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str: ...
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
-    def expire(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
-    def many(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[R]: ...
-
-
-class CachedCoroutine(Protocol[P, R]):
-    """A cached coroutine function; it has the `a…` twins only."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str: ...
-    def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
-    def aexpire(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]: ...
-    def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def aexplain(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Explanation]: ...
-    def amany(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[R]]: ...
-
-
-class FunctionDecorator(Protocol):
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CachedCoroutine[P, R]: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
 
 
 def cache_aside(

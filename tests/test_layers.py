@@ -13,7 +13,7 @@ LAYERS = [
     ["__init__", "apps", "management.commands.redis_explain", "management.commands.redis_scan"],
     ["checks", "views", "many"],
     ["decorators", "middleware", "model_tags"],
-    ["batches", "explain"],
+    ["batches", "explain", "protocols"],
     ["cache_aside", "explanations", "invalidation", "options"],
     ["computation", "scan"],
     ["claims"],
