@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 PEERS = $(VENV)/peers-installed
 
-.PHONY: demo test lint types migrations tests bench clean
+.PHONY: demo test lint types migrations tests bench bench-outage clean
 
 demo: $(STAMP)  ## The story of an outage, told by the demo shop on a real server
 	$(BIN)/python manage.py demo
@@ -32,6 +32,9 @@ bench: $(PEERS)  ## Ours and its peers in one run; prints the tables of docs/ben
 	$(BIN)/python -m benchmarks.stale
 	$(BIN)/python -m benchmarks.lists
 	$(BIN)/python -m benchmarks.codecs
+
+bench-outage: $(PEERS)  ## The same while Redis is gone: refused, and frozen
+	$(BIN)/python -m benchmarks.outage
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -14,24 +14,35 @@ PACKAGES = ("django", "redis", "hiredis", "django-redis")
 # From benchmarks/requirements.txt, as they are installed and imported.
 PEERS = ("dogpile.cache", "cashews")
 
+SQLITE = {"ENGINE": "django.db.backends.sqlite3", "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20}}
 
-def configure(url: str) -> None:
-    """Set Django up with this server, without a database: no benchmark is about an outage."""
+
+def configure(url: str, *, folder: str | None = None) -> None:
+    """Set Django up with this server; with a fallback tier where there is a folder for its database."""
     import django
     from django.conf import settings
+    from django.core.management import call_command
 
     os.environ.pop("DJANGO_SETTINGS_MODULE", None)
     settings.configure(
         ALLOWED_HOSTS=["testserver"],
         SECRET_KEY="benchmark",
         INSTALLED_APPS=["redis_integration"],
-        REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "bench", "DATABASE": None}},
+        DATABASES={"default": {**SQLITE, "NAME": f"{folder}/db.sqlite3"}} if folder else {},
+        REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "bench", "DATABASE": "default" if folder else None}},
         CACHES={
             "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url},
             "django_redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url},
+            "django_redis_ignoring": {
+                "BACKEND": "django_redis.cache.RedisCache",
+                "LOCATION": url,
+                "OPTIONS": {"IGNORE_EXCEPTIONS": True},
+            },
         },
     )
     django.setup()
+    if folder:
+        call_command("migrate", verbosity=0)
 
 
 def describe(server_name: str) -> str:
