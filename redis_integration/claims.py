@@ -92,7 +92,8 @@ class Claim:
                 yield self.tiers.pause(min(remaining, pause * uniform(0.5, 1.0)))
                 pause = min(pause * GROWTH, LONGEST_PAUSE)
                 self.reading = self.reading._replace(right=Right.UNKNOWN)
-        return action
+        # Filled since this call read, and stale already: the next call has it refreshed.
+        return Action("answer", action.tier) if action.verb == "refresh" else action
 
     def ask(self) -> Flow[None]:
         """Try for the lease once. One round trip."""

@@ -11,8 +11,9 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
-from redis_integration import background, cache_aside, get_redis, invalidate
+from redis_integration import background, cache_aside, claims, get_redis, invalidate, transactions
 from redis_integration.entries import pack, unpack
+from redis_integration.tiers import redis as redis_tier
 from tests.stampede.crew import PATIENCE
 from tests.stampede.watch import Origin, auntil, results, until, waiting, watched_flights
 
@@ -201,6 +202,45 @@ def test_number_of_threads_is_bounded(live, origin):
 
     assert len(running) == background.THREADS
     assert origin.calls == 40
+
+
+@pytest.fixture
+def stale_meanwhile(live, monkeypatch, make):
+    """Between a call's look and its lease another fills the entry, and yet another expires it."""
+    price = make()
+    price(7)
+    price.expire(7)
+    stored = get_redis().getdel(price.key_for(7))
+
+    def fill():
+        get_redis().set(price.key_for(7), stored, px=60_000)
+        return redis_tier.make_token()
+
+    monkeypatch.setattr(claims, "make_token", fill)
+    return price
+
+
+def test_stale_entry_that_was_filled_meanwhile_is_the_answer(stale_meanwhile, origin):
+    """The call found no copy, and its lease script brings one that is stale already; the next call has it refreshed."""
+    assert stale_meanwhile(7) == {"call": 1}
+
+    stale_meanwhile(7)
+    until(is_idle)
+    assert origin.calls == 2
+
+
+def test_stale_entry_that_was_filled_meanwhile_is_the_answer_of_a_coroutine(stale_meanwhile, origin, amake):
+    """The same for coroutine functions."""
+    assert asyncio.run(amake()(7)) == {"call": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_stale_entry_that_was_filled_meanwhile_is_the_answer_in_a_transaction(stale_meanwhile, monkeypatch):
+    """Also where a transaction may store at its commit."""
+    monkeypatch.setattr(transactions, "_reads_committed", lambda connection: True)
+
+    with transaction.atomic():
+        assert stale_meanwhile(7) == {"call": 1}
 
 
 @pytest.mark.django_db(transaction=True)
