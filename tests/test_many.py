@@ -9,6 +9,7 @@ from django.db import transaction
 
 from redis_integration import cache_aside, cache_aside_many, get_redis, invalidate, pools
 from redis_integration.entries import pack, unpack
+from redis_integration.models import FallbackEntry
 from redis_integration.tiers import redis as redis_tier
 
 
@@ -449,6 +450,79 @@ def test_amany_of_hits_asks_redis_once(live, aprice, exchanges):
     asyncio.run(aprice.amany(range(20)))
 
     assert exchanges == [1]
+
+
+def rows(**lookup):
+    """What an origin asks the database for: one statement."""
+    return len(FallbackEntry.objects.filter(**lookup))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_list_of_an_origin_that_takes_one_costs_one_statement(live, exchanges, django_assert_num_queries):
+    """500 items of which 250 are missing: 3 round trips, one call, one statement, and none of our own."""
+    calls = []
+
+    @cache_aside_many(ttl=60, key="price:{pks}", tags=["product:{pks}"])
+    def prices(pks):
+        calls.append(len(pks))
+        found = rows(key__in=pks)
+        return [(pk, found) for pk in pks]
+
+    prices(["scripts are loaded"])
+    prices(range(250))
+    exchanges.clear()
+    calls.clear()
+
+    with django_assert_num_queries(1):
+        answers = prices(range(500))
+
+    assert answers == [(pk, 0) for pk in range(500)]
+    assert (exchanges, calls) == ([1, 250, 250], [250])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_list_of_an_origin_that_takes_one_item_costs_a_call_for_each_that_is_missing(
+    live, exchanges, django_assert_num_queries
+):
+    """500 items of which 250 are missing: one round trip to read, then a call, its statement, a lease and a fill for each."""
+    calls = []
+
+    @cache_aside(ttl=60, key="price:{pk}", tags=["product:{pk}"])
+    def price(pk):
+        calls.append(pk)
+        return pk, rows(key=f"{pk}")
+
+    price("scripts are loaded")
+    price.many(range(250))
+    exchanges.clear()
+    calls.clear()
+
+    with django_assert_num_queries(250):
+        answers = price.many(range(500))
+
+    assert answers == [(pk, 0) for pk in range(500)]
+    assert (exchanges, calls) == ([1] * (1 + 2 * 250), [*range(250, 500)])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_list_of_a_coroutine_costs_what_that_of_a_function_costs(live, exchanges):
+    """As `many`, side by side."""
+    calls = []
+
+    @cache_aside(ttl=60, key="price:{pk}", tags=["product:{pk}"])
+    async def price(pk):
+        calls.append(pk)
+        return pk, await FallbackEntry.objects.filter(key=f"{pk}").acount()
+
+    async def main():
+        await price("scripts are loaded")
+        await price.amany(range(250))
+        exchanges.clear()
+        calls.clear()
+        return await price.amany(range(500))
+
+    assert asyncio.run(main()) == [(pk, 0) for pk in range(500)]
+    assert (len(exchanges), sorted(calls)) == (1 + 2 * 250, [*range(250, 500)])
 
 
 def test_amany_computes_missing_entries_side_by_side(live):
