@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction, sync_to_async
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils.decorators import method_decorator
 
 from redis_integration import (
@@ -276,24 +276,36 @@ def test_switched_off_every_call_is_its_origin(live, settings, origin):
     load.invalidate()
 
 
-@pytest.mark.parametrize(
+CALLS = pytest.mark.parametrize(
     ("call", "round_trips"),
     [
         (lambda load: load("warm"), 1),
         (lambda load: load("cold"), 3),
         (lambda load: load.invalidate("warm"), 1),
+        (lambda load: invalidate(tags=["names"]), 1),
         (lambda load: load.expire("warm"), 1),
         (lambda load: load.refresh("warm"), 2),
     ],
-    ids=["hit", "miss", "invalidate", "expire", "refresh"],
+    ids=["hit", "miss", "invalidate", "invalidate a tag", "expire", "refresh"],
 )
-@pytest.mark.parametrize("tags", [[], ["names", "name:{name}"]], ids=["no tags", "two tags"])
-def test_round_trips_are_as_documented(live_own, call, round_trips, tags):
-    """One for a hit, three for a miss, one for an invalidation, counted at the server as it reads."""
+TAGS = pytest.mark.parametrize("tags", [[], ["names", "name:{name}"]], ids=["no tags", "two tags"])
+
+
+@pytest.fixture
+def load(tags):
+    """A cached function, its entry "warm", and a server that knows the scripts."""
     load = cache_aside(ttl=60, key="name:{name}", tags=tags)(lambda name: name)
     load("warm")
     load.invalidate("other")
     load.expire("other")
+    assert get_redis().exists(load.key_for("warm"))
+    return load
+
+
+@CALLS
+@TAGS
+def test_round_trips_are_as_documented(live_own, load, call, round_trips):
+    """One for a hit, three for a miss, one for an invalidation, counted at the server as it reads."""
     before = get_redis().info("stats")["total_reads_processed"]
 
     call(load)
@@ -302,14 +314,15 @@ def test_round_trips_are_as_documented(live_own, call, round_trips, tags):
     assert get_redis().info("stats")["total_reads_processed"] - before - 1 == round_trips
 
 
-def test_hit_asks_no_database(live, db, django_assert_num_queries):
-    """No query of ours shows up in a user's assertNumQueries."""
-    load = cache_aside(ttl=60, key="a")(lambda: 1)
-    load()
+@CALLS
+@TAGS
+@pytest.mark.django_db(transaction=True)
+def test_no_call_asks_the_database(live, load, call, round_trips, django_assert_num_queries):
+    """No query of ours shows up in a user's assertNumQueries, with a database for rows and a connection that is open."""
+    connection.ensure_connection()
 
     with django_assert_num_queries(0):
-        load()
-        load.invalidate()
+        call(load)
 
 
 def test_functions_of_two_aliases_keep_apart(live, settings, prefix, origin):

@@ -633,17 +633,51 @@ def test_row_that_was_being_written_during_an_invalidation_is_deleted(down, orig
     assert price(7) == {"call": 2}
 
 
-def test_call_whose_time_is_over_waits_for_no_lease(live, prefix):
-    """All flights and leases that it waits for share one limit, two lease times."""
-    caching = Caching(name="a", ttl=60, codec=json_codec, lease_timeout=60)
-    tiers = Tiers("default", is_async=False)
+def claim_of_a_held_lease(prefix, *, lease_timeout=60.0, give_up):
+    caching = Caching(name="a", ttl=60, codec=json_codec, lease_timeout=lease_timeout)
     names = Names(f"{prefix}:a")
     get_redis().set(f"{{{names.key}}}:lease", "another", px=60_000)
-    tiers.pause = None
     reading = Reading(Redis.UP, asked=frozenset({"redis"}))
-    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, give_up=time.monotonic() - 1)
+    tiers = Tiers("default", is_async=False)
+    return Claim(caching, names, tiers, reading=reading, is_refresh=False, give_up=give_up)
+
+
+def test_call_whose_time_is_over_waits_for_no_lease(live, prefix):
+    """All flights and leases that it waits for share one limit, two lease times."""
+    claim = claim_of_a_held_lease(prefix, give_up=time.monotonic() - 1)
+    claim.tiers.pause = None
 
     assert run(claim.win(may_wait=True)) == ("compute", None)
+
+
+def test_pauses_of_a_waiter_grow_and_are_random(live, prefix):
+    """From 10 ms, half as long again each time, to 250 ms; each is up to a half shorter, so that waiters spread out."""
+    claim, pauses = claim_of_a_held_lease(prefix, give_up=inf), []
+    longest = [min(0.01 * 1.5**number, 0.25) for number in range(40)]
+
+    def pause(seconds):
+        pauses.append(seconds)
+        return len(pauses) < 40 or get_redis().unlink(f"{{{claim.names.key}}}:lease")
+
+    claim.tiers.pause = pause
+
+    assert run(claim.win(may_wait=True)) == ("compute", "redis")
+    shares = [seconds / most for seconds, most in zip(pauses, longest, strict=True)]
+    assert 0.5 <= min(shares) < 0.7 < 0.8 < max(shares) <= 1
+
+
+def test_waiter_gives_up_after_lease_timeout(live, prefix):
+    """Its pauses are no longer than what is left, and then it computes without a lease."""
+    claim, pauses = claim_of_a_held_lease(prefix, lease_timeout=0.5, give_up=inf), []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    claim.tiers.pause = pause
+
+    assert run(claim.win(may_wait=True)) == ("compute", None)
+    assert 0 < sum(pauses) <= 0.5
 
 
 def close_connections(function, *args):

@@ -50,6 +50,30 @@ def test_every_key_has_a_time_to_live(tier, prefix):
     assert 0 < get_redis().pttl(f"{prefix}:a") <= 60_000
 
 
+@pytest.mark.parametrize(("left", "then"), [(80_000, 80_000), (60_000, 140_000)])
+def test_tag_outlives_its_entries_and_is_rarely_touched(tier, prefix, left, then):
+    """It lives twice as long as lease and entry together, and longer again only where less than once is left."""
+    names = Names(f"{prefix}:a", (f"{prefix}:#all",))
+    run(tier.lease(names, None, make_token(), seconds=10.0, kept=60.0))
+    new = get_redis().pttl(names.tags[0])
+    get_redis().pexpire(names.tags[0], left)
+
+    run(tier.lease(names, None, make_token(), seconds=10.0, kept=60.0, replace=True))
+
+    assert 135_000 < new <= 140_000
+    assert then - 5_000 < get_redis().pttl(names.tags[0]) <= then
+
+
+def test_tag_outlives_an_entry_that_is_kept_longer_than_its_lease_knew(tier, prefix):
+    """As where the ttl is a function of the result."""
+    names = Names(f"{prefix}:a", (f"{prefix}:#all",))
+    lease = run(tier.lease(names, None, make_token(), seconds=10.0, kept=60.0))
+
+    run(tier.fill(names, lease, entry(), kept=1_000.0))
+
+    assert 1_995_000 < get_redis().pttl(names.tags[0]) <= 2_000_000
+
+
 def test_key_of_another_type_is_foreign_and_left_alone(tier, prefix):
     """A list at our key is not read as an entry and does not open the breaker."""
     get_redis().lpush(f"{prefix}:a", "x")
