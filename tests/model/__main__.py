@@ -7,16 +7,18 @@ import time
 from collections.abc import Iterator
 
 from tests.model.explore import explore
+from tests.model.row_scenarios import ROW_MUTATIONS, ROW_SCENARIOS, RowScenario
 from tests.model.scenarios import EITHER, EITHER_SCENARIO, MUTATIONS, SCENARIOS, Scenario
 
-Run = tuple[str, Scenario, frozenset[str], str]
+Run = tuple[str, Scenario | RowScenario, frozenset[str], str]
+EVERY: dict[str, Scenario | RowScenario] = {**SCENARIOS, **ROW_SCENARIOS}
 
 
 def runs() -> Iterator[Run]:
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in EVERY.items():
         yield name, scenario, frozenset(), ""
-    for rule, name, breaks in MUTATIONS:
-        yield f"without: {rule}", SCENARIOS[name], frozenset({rule}), breaks
+    for rule, name, breaks in (*MUTATIONS, *ROW_MUTATIONS):
+        yield f"without: {rule}", EVERY[name], frozenset({rule}), breaks
     yield f"without: {EITHER[0]}, and its twin", SCENARIOS[EITHER_SCENARIO], frozenset(EITHER), "neither is there"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.model.protocol import Protocol
+from tests.model.row_scenarios import RowScenario
+from tests.model.rows import RowProtocol
 from tests.model.scenarios import Scenario
-from tests.model.states import World
 
 
 class Finding(NamedTuple):
@@ -19,11 +20,16 @@ class Finding(NamedTuple):
     stalls: int  # states in which only a time limit helps
 
 
-def explore(scenario: Scenario, dropped: frozenset[str] = frozenset()) -> Finding:
+def explore(scenario: Scenario | RowScenario, dropped: frozenset[str] = frozenset()) -> Finding:
     """Visit every state that the scenario can reach, up to the first that is wrong."""
-    protocol = Protocol(scenario, dropped)
+    protocol: Protocol | RowProtocol
+    protocol = RowProtocol(scenario, dropped) if isinstance(scenario, RowScenario) else Protocol(scenario, dropped)
+    return _search(protocol, scenario)
+
+
+def _search(protocol: Any, scenario: Scenario | RowScenario) -> Finding:
     start = protocol.start()
-    came_from: dict[World, tuple[World, str] | None] = {start: None}
+    came_from: dict[Any, tuple[Any, str] | None] = {start: None}
     queue, stalls = deque([start]), 0
     while queue:
         world = queue.popleft()
@@ -45,7 +51,7 @@ def explore(scenario: Scenario, dropped: frozenset[str] = frozenset()) -> Findin
     return Finding(len(came_from), "", (), stalls)
 
 
-def _trace(came_from: dict[World, tuple[World, str] | None], world: World) -> tuple[str, ...]:
+def _trace(came_from: dict[Any, tuple[Any, str] | None], world: Any) -> tuple[str, ...]:
     steps = []
     while (origin := came_from[world]) is not None:
         world, step = origin

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.model.__main__ import main
+from tests.model.__main__ import EVERY, main
 from tests.model.explore import explore
+from tests.model.row_scenarios import ROW_MUTATIONS
 from tests.model.scenarios import EITHER, EITHER_SCENARIO, MUTATIONS, SCENARIOS
 
+EVERY_MUTATION = (*MUTATIONS, *ROW_MUTATIONS)
 
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
+
+@pytest.mark.parametrize("scenario", EVERY.values(), ids=lambda scenario: scenario.name)
 def test_scenario_holds(scenario):
     """No order of its steps and faults gives a stale or an uncommitted answer, a second computation, or an endless wait."""
     finding = explore(scenario)
@@ -18,10 +21,10 @@ def test_scenario_holds(scenario):
     assert bool(finding.stalls) == scenario.stalls
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule)
+@pytest.mark.parametrize("mutation", EVERY_MUTATION, ids=lambda mutation: mutation.rule)
 def test_protocol_without_a_rule_is_caught(mutation):
     """What breaks without this rule is found in its scenario, with the steps that lead there."""
-    finding = explore(SCENARIOS[mutation.scenario], frozenset({mutation.rule}))
+    finding = explore(EVERY[mutation.scenario], frozenset({mutation.rule}))
 
     assert finding.wrong
     assert finding.trace
@@ -29,7 +32,7 @@ def test_protocol_without_a_rule_is_caught(mutation):
 
 def test_every_rule_has_one_mutation():
     """A rule that is listed twice has two scenarios, of which one is enough."""
-    assert len({mutation.rule for mutation in MUTATIONS}) == len(MUTATIONS)
+    assert len({mutation.rule for mutation in EVERY_MUTATION}) == len(EVERY_MUTATION)
 
 
 @pytest.mark.parametrize("rule", EITHER)
