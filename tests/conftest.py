@@ -10,7 +10,15 @@ from demo_project.server import start_server
 from redis_integration import close_pools
 from redis_integration.tiers import redis as redis_tier
 from redis_integration.watch import watch
-from tests.databases import PostgresMissing, added_databases, isolation_levels, skip_or_fail, start_postgres
+from tests.databases import (
+    DatabaseMissing,
+    added_databases,
+    isolation_levels,
+    skip_or_fail,
+    speak_to_mariadb,
+    start_mariadb,
+    start_postgres,
+)
 
 _numbers = itertools.count()
 
@@ -75,9 +83,37 @@ def postgres(django_db_blocker):
     with contextlib.ExitStack() as stack:
         try:
             levels, server = isolation_levels(), stack.enter_context(start_postgres())
-        except PostgresMissing as missing:
+        except DatabaseMissing as missing:
             skip_or_fail("postgres", str(missing))
         databases = {alias: server.as_database(**options) for alias, options in levels.items()}
         with added_databases(databases), django_db_blocker.unblock():
             call_command("migrate", database="postgres", verbosity=0)
         yield databases
+
+
+@pytest.fixture(scope="session")
+def mariadb(django_db_blocker):
+    """A MariaDB of this test run's own, its tables made, as entries for DATABASES."""
+    with contextlib.ExitStack() as stack:
+        try:
+            speak_to_mariadb()
+            server = stack.enter_context(start_mariadb())
+        except DatabaseMissing as missing:
+            skip_or_fail("mariadb", str(missing))
+        databases = {"mariadb": server.as_database()}
+        with added_databases(databases), django_db_blocker.unblock():
+            call_command("migrate", database="mariadb", verbosity=0)
+        yield databases
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def database(request, transactional_db, django_db_blocker):
+    """An alias of DATABASES with empty tables of ours: each kind of database in turn."""
+    if request.param == "sqlite":
+        with django_db_blocker.unblock():
+            yield "default"
+        return
+    databases = request.getfixturevalue(request.param)
+    with added_databases(databases), django_db_blocker.unblock():
+        yield request.param
+        call_command("flush", database=request.param, interactive=False, verbosity=0)

@@ -13,13 +13,20 @@ import pytest
 from django.db import connections, transaction
 
 from tests import databases
-from tests.databases import PostgresMissing, added_databases, find_postgres, isolation_levels, skip_or_fail
+from tests.databases import (
+    DatabaseMissing,
+    added_databases,
+    find_postgres,
+    isolation_levels,
+    skip_or_fail,
+    speak_to_mariadb,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 START_AND_DIE = """
-import os, signal
-from tests.databases import start_postgres
-with start_postgres() as server:
+import os, signal, sys
+from tests import databases
+with getattr(databases, f"start_{sys.argv[1]}")() as server:
     print(server.pid, server.folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -91,9 +98,11 @@ def test_added_database_leaves_with_its_connections(postgres, django_db_blocker)
     assert "postgres" not in connections
 
 
-def test_stopped_server_leaves_nothing(postgres):
+@pytest.mark.parametrize("name", ["postgres", "mariadb"])
+def test_stopped_server_leaves_nothing(request, name):
     """After the context there is no process and no folder."""
-    with databases.start_postgres() as server:
+    request.getfixturevalue(name)
+    with getattr(databases, f"start_{name}")() as server:
         os.kill(server.pid, 0)
 
     with pytest.raises(ProcessLookupError):
@@ -101,9 +110,12 @@ def test_stopped_server_leaves_nothing(postgres):
     assert not server.folder.exists()
 
 
-def test_program_killed_takes_its_server_along(postgres):
+@pytest.mark.parametrize("name", ["postgres", "mariadb"])
+def test_program_killed_takes_its_server_along(request, name):
     """A program that dies by SIGKILL leaves neither a server nor a folder behind."""
-    said = subprocess.run([sys.executable, "-c", START_AND_DIE], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    request.getfixturevalue(name)
+    command = [sys.executable, "-c", START_AND_DIE, name]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     pid, folder = said.stdout.split()
 
     assert eventually(lambda: not command_line(pid) and not Path(folder).exists())
@@ -119,7 +131,7 @@ def nowhere(monkeypatch, tmp_path):
 
 def test_missing_server_is_an_error_that_says_what_to_install(nowhere):
     """The message is what a skipped test shows."""
-    with pytest.raises(PostgresMissing, match=r"apt-get install postgresql.*psycopg\[binary\].*PATH"):
+    with pytest.raises(DatabaseMissing, match=r"apt-get install postgresql.*psycopg\[binary\].*PATH"):
         find_postgres()
 
 
@@ -137,8 +149,24 @@ def test_missing_driver_is_told(monkeypatch):
     """Without psycopg the reason names it."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
 
-    with pytest.raises(PostgresMissing, match="psycopg is not installed"):
+    with pytest.raises(DatabaseMissing, match="psycopg is not installed"):
         isolation_levels()
+
+
+def test_missing_driver_of_mariadb_is_told(monkeypatch):
+    """Without PyMySQL the reason names it."""
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+
+    with pytest.raises(DatabaseMissing, match="PyMySQL is not installed"):
+        speak_to_mariadb()
+
+
+def test_missing_mariadb_is_an_error_that_says_what_to_install(monkeypatch):
+    """The message is what a skipped test shows."""
+    monkeypatch.setattr(databases.shutil, "which", lambda name, path: None)
+
+    with pytest.raises(DatabaseMissing, match="apt-get install mariadb-server"):
+        databases.start_mariadb().__enter__()
 
 
 @pytest.mark.parametrize("required", ["postgres", "redis, postgres"])
