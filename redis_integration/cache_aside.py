@@ -16,7 +16,7 @@ from redis_integration.caching import Answer, Caching, Tiers
 from redis_integration.claims import Claim, limit_of
 from redis_integration.computation import Computation
 from redis_integration.conf import get_settings
-from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
+from redis_integration.exceptions import FallbackUnavailable, RedisUnavailable, UnreadableEntry
 from redis_integration.flights import Verdict
 from redis_integration.flow import Call, Flow, arun, run
 from redis_integration.keys import Names
@@ -118,7 +118,7 @@ def find_answer(
 def _find_answer(
     caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool, refresh: bool, first: First
 ) -> Flow[Answer]:
-    tiers = Tiers(caching.alias, is_async=is_async)
+    tiers = Tiers(caching.alias, is_async=is_async, durable=caching.durable)
     looks, give_up = dict(LOOKS), limit_of(caching)
     while True:
         reading = Reading(
@@ -140,8 +140,13 @@ def _find_answer(
                 claim.refuse(failure, redis=Redis.SHY if tiers.redis.breaker.is_closed else Redis.DOWN)
                 # Its frames hold it, and all that this call computes, until the garbage is collected.
                 failure.__traceback__ = first = None
+            except FallbackUnavailable as failure:
+                claim.refuse(failure, redis=Redis.SHY)
+                failure.__traceback__ = None
             except UnreadableEntry as error:
-                claim.refuse(error, redis=Redis.SHY)
+                if tier == "redis":
+                    # It may be another program's: a miss, and left alone. The row is ours.
+                    claim.refuse(error, redis=Redis.SHY)
         if action.verb == "answer":
             return claim.found()
         answer = yield from Computation(claim, compute, looks).answer()

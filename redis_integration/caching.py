@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import uniform
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -55,18 +56,20 @@ class Answer(NamedTuple):
 
 
 class Tiers:
-    """The tiers of one alias, sync or async; the fallback tier is made only when it is needed."""
+    """The tiers of one alias, sync or async, for one call; the fallback tier is made only when it is needed."""
 
-    def __init__(self, alias: str, *, is_async: bool) -> None:
+    def __init__(self, alias: str, *, is_async: bool, durable: bool = False) -> None:
         self.alias = alias
         self.is_async = is_async
+        self.durable = durable
         self.redis = get_redis_tier(alias, is_async=is_async)
         self.spawn = background.aspawn if is_async else background.spawn
         self.pause: Callable[[float], Any] = asyncio.sleep if is_async else time.sleep
 
-    @property
+    @cached_property
     def fallback(self) -> FallbackTier:
-        return FallbackTier(get_settings(self.alias), seconds_open=self.redis.breaker.seconds_open)
+        seconds_open = self.redis.breaker.seconds_open
+        return FallbackTier(get_settings(self.alias), seconds_open=seconds_open, durable=self.durable)
 
 
 # What was decorated, for the system checks.
@@ -89,6 +92,7 @@ class Caching:
     cache_if: Callable[[Any], bool] | None = None
     # Seconds for which an error of exactly this class is remembered.
     negative_ttl: Mapping[type[Exception], float] = field(default_factory=dict)
+    durable: bool = False  # whether each computation is also stored in the database
     # What the log has been told already.
     noted: set[str] = field(default_factory=set)
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.db import router
 
 from redis_integration.caching import every_caching
 from redis_integration.compression import is_available
@@ -21,6 +22,7 @@ from redis_integration.conf import (
     get_settings,
     read_settings,
 )
+from redis_integration.router import FallbackRouter
 
 UNREADABLE = "redis_integration.E001"
 WRONG_TYPE = "redis_integration.E002"
@@ -28,6 +30,7 @@ UNUSABLE = "redis_integration.E003"
 UNKNOWN_DATABASE = "redis_integration.E004"
 SHORT_LEASE = "redis_integration.E005"
 NO_ZSTD = "redis_integration.E006"
+NOT_DURABLE = "redis_integration.W008"
 
 
 class Advice(NamedTuple):
@@ -51,6 +54,12 @@ def _is_never_filled(settings: RedisSettings) -> bool:
         if database.get("ATOMIC_REQUESTS") and is_strict:
             return True
     return False
+
+
+def _is_everywhere(settings: RedisSettings) -> bool:
+    """Whether `migrate` makes our tables in databases that are not theirs."""
+    is_elsewhere = settings.database != "default" and settings.database in get_databases()
+    return is_elsewhere and not any(isinstance(each, FallbackRouter) for each in router.routers)
 
 
 def _is_open(settings: RedisSettings) -> bool:
@@ -94,6 +103,12 @@ ADVICE = (
         "ATOMIC_REQUESTS is on for a database whose transactions read a snapshot (SQLite, or an isolation level above READ "
         "COMMITTED): nothing that a request computes is stored, since it may be older than an invalidation.",
         "Switch ATOMIC_REQUESTS off there and use atomic() where data change, or use READ COMMITTED.",
+    ),
+    Advice(
+        "redis_integration.W009",
+        _is_everywhere,
+        "DATABASE is not 'default', and no router knows: migrate makes the fallback tables in every database it is run on.",
+        "Add 'redis_integration.router.FallbackRouter' to DATABASE_ROUTERS.",
     ),
 )
 DEPLOY_ADVICE = (
@@ -142,6 +157,7 @@ IDS = (
     UNKNOWN_DATABASE,
     SHORT_LEASE,
     NO_ZSTD,
+    NOT_DURABLE,
     *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
 )
 
@@ -154,7 +170,7 @@ def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMe
         return [_unreadable(exc)]
     usable = _get_usable()
     errors = (error for alias in aliases for error in _find_errors(alias))
-    return [*errors, *_advise(usable, ADVICE)]
+    return [*errors, *_advise(usable, ADVICE), *_find_not_durable(usable)]
 
 
 def check_deployment(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
@@ -211,6 +227,21 @@ def _find_short_leases(alias: str, settings: RedisSettings) -> Iterator[CheckMes
             hint="Raise lease_timeout, or lower POOL_TIMEOUT, CONNECT_TIMEOUT and COMMAND_TIMEOUT.",
             obj=f"REDIS_INTEGRATION[{alias!r}]",
             id=SHORT_LEASE,
+        )
+
+
+def _find_not_durable(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage]:
+    cachings = [
+        caching
+        for caching in every_caching
+        if caching.durable and caching.alias in usable and usable[caching.alias].fallback != "durable"
+    ]
+    for caching in sorted(cachings, key=lambda caching: caching.name):
+        yield Warning(
+            f"{caching.name} is durable, but FALLBACK is not 'durable': its rows are no more than those of an outage.",
+            hint="Set 'FALLBACK': 'durable' one deploy before the first durable=True: every process must end rows by then.",
+            obj=f"REDIS_INTEGRATION[{caching.alias!r}]",
+            id=NOT_DURABLE,
         )
 
 

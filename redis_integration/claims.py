@@ -12,12 +12,12 @@ from typing import Any
 
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
 from redis_integration.entries import Entry
-from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
+from redis_integration.exceptions import FallbackUnavailable, Kind, RedisUnavailable, UnreadableEntry
 from redis_integration.flow import Flow, arun, run
 from redis_integration.keys import Names
 from redis_integration.policy import Action, Reading, Redis, Right, TierName, decide
-from redis_integration.pools import UNSET_LIFE
-from redis_integration.tiers.leases import Lease, make_token
+from redis_integration.tiers import Lease, Tier
+from redis_integration.tiers.leases import make_token
 from redis_integration.tiers.redis import get_redis_tier
 from redis_integration.transactions import LateFill
 
@@ -38,7 +38,10 @@ def limit_of(caching: Caching) -> float:
 
 
 class Claim:
-    """One call's knowledge: `seen` is the entry it read and cannot use, `value` that of a copy, `lease` its lease."""
+    """One call's knowledge: `seen` is the entry it read and cannot use, `value` that of a copy.
+
+    `lease` is its lease in the tier that it will write to, `row` that of the row where a durable entry goes to Redis and there.
+    """
 
     def __init__(
         self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool, give_up: float
@@ -51,7 +54,9 @@ class Claim:
         self.is_foreign = False
         self.seen: Entry | None = None
         self.value: Any = None
+        self.tier: TierName = "redis"
         self.lease: Lease | None = None
+        self.row: Lease | None = None
         # All waiting of one call ends here: for an owner which may itself wait for another process, and for the next one.
         self.give_up = give_up
 
@@ -64,13 +69,13 @@ class Claim:
         self.seen = entry
         self.reading, self.value = self.caching.judge(entry, self.reading, tier, key=self.names.key)
 
-    def refuse(self, failure: RedisUnavailable | UnreadableEntry, *, redis: Redis) -> None:
-        """Note that Redis did not answer, or not with an entry."""
+    def refuse(self, failure: Exception, *, redis: Redis) -> None:
+        """Note that the tier did not answer, or not with an entry."""
         self._note(failure)
         self.reading = self.reading._replace(redis=redis)
 
-    def _note(self, failure: RedisUnavailable | UnreadableEntry) -> None:
-        self.is_foreign = isinstance(failure, UnreadableEntry) or failure.kind is Kind.FOREIGN
+    def _note(self, failure: Exception) -> None:
+        self.is_foreign = isinstance(failure, UnreadableEntry) or getattr(failure, "kind", None) is Kind.FOREIGN
         if self.is_foreign:
             # It may be another program's: a miss, and left alone.
             self.caching.note_unreadable(self.names.key, failure)
@@ -85,6 +90,7 @@ class Claim:
         pause = FIRST_PAUSE
         while (action := decide(self.reading)).verb in ("lease", "wait"):
             if action.verb == "lease":
+                self.tier = action.tier or "redis"
                 yield from self.ask()
             elif not may_wait or (remaining := give_up - monotonic()) <= 0:
                 self.reading = self.reading._replace(right=Right.LATE)
@@ -96,12 +102,12 @@ class Claim:
         return Action("answer", action.tier) if action.verb == "refresh" else action
 
     def ask(self) -> Flow[None]:
-        """Try for the lease once. One round trip."""
+        """Try for the lease once. One round trip, or at most 4 queries."""
         token = make_token()
         # Until the answer is read it may have been granted: an interrupt lets it go all the same.
-        self.lease = Lease(token, UNSET_LIFE, ())
+        self.lease = Lease(token)
         try:
-            got = yield from self.tiers.redis.lease(
+            got = yield from self._leasing_tier().lease(
                 self.names,
                 self.seen,
                 token,
@@ -112,13 +118,46 @@ class Claim:
             )
             self.lease = got if isinstance(got, Lease) else None
             if isinstance(got, Entry):
-                self.take(got, "redis")
+                self.take(got, self.tier)
             else:
                 self.reading = self.reading._replace(right=Right.HELD if got is None else Right.WON)
-        except (RedisUnavailable, UnreadableEntry) as failure:
+        except (RedisUnavailable, FallbackUnavailable, UnreadableEntry) as failure:
             logger.debug("redis_integration.lease_refused %s: %s", self.names.key, failure)
             self.lease = None
             self.refuse(failure, redis=Redis.SHY)
+
+    def _leasing_tier(self) -> Tier:
+        return self.tiers.redis if self.tier == "redis" else self.tiers.fallback
+
+    def lease_row(self) -> Flow[None]:
+        """Take the row of a durable entry too, from whoever has it. 1 query, with tags 2; 1 more for what is missing."""
+        if self.tier != "redis" or not self.tiers.fallback.is_durable:
+            return
+        token = make_token()
+        self.row = Lease(token)
+        try:
+            self.row = yield from self.tiers.fallback.lease(  # type: ignore[assignment]  # no entry where it replaces
+                self.names,
+                None,
+                token,
+                seconds=self.caching.lease_timeout,
+                kept=self.caching.kept,
+                replace=True,
+            )
+        except FallbackUnavailable:
+            self.row = None
+
+    def fill_row(self, entry: Entry | None, *, is_older: bool) -> Flow[None]:
+        """Store the entry in that row too; None only lets it go, and deletes what is older. 1 query, 2 where refused."""
+        if self.row is None:
+            return
+        try:
+            kept = self.caching.kept_of(entry) if entry is not None else 0.0
+            yield from self.tiers.fallback.fill(self.names, self.row, entry, kept=kept)
+        except FallbackUnavailable as failure:
+            logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
+        if is_older:
+            yield from self.tiers.fallback.delete([self.names.key])
 
     def fill(self, entry: Entry | None, took: float, *, hold: float = 0.0) -> Flow[bool]:
         """Store the entry, which took so many seconds, and let the lease go; None only lets it go, after `hold` seconds.
@@ -128,8 +167,8 @@ class Claim:
         assert self.lease is not None
         try:
             kept = self.caching.kept_of(entry) if entry is not None else hold
-            is_accepted = yield from self.tiers.redis.fill(self.names, self.lease, entry, kept=kept)
-        except RedisUnavailable as failure:
+            is_accepted = yield from self._leasing_tier().fill(self.names, self.lease, entry, kept=kept)
+        except (RedisUnavailable, FallbackUnavailable) as failure:
             logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
             self._note(failure)
             return False
@@ -154,27 +193,29 @@ class Claim:
         )
 
     def let_go_soon(self) -> None:
-        """Release the lease of an interrupted call, whose flow cannot wait for anything any more."""
-        if self.lease is None:
-            return
-        with suppress(Exception):
-            release = get_redis_tier(self.caching.alias, is_async=self.tiers.is_async).fill(
-                self.names, self.lease, None
-            )
-            if not self.tiers.is_async:
-                run(release)
-                return
-            task = asyncio.get_running_loop().create_task(_quietly(release))
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # a loop that ends now need not wait for it
-            _tasks.add(task)
-            task.add_done_callback(_tasks.discard)
+        """Release the leases of an interrupted call, whose flow cannot wait for anything any more."""
+        is_async = self.tiers.is_async
+        # Not those of the call: a list's are asked together.
+        tier = get_redis_tier(self.caching.alias, is_async=is_async) if self.tier == "redis" else self.tiers.fallback
+        for lease, holder in ((self.lease, tier), (self.row, self.tiers.fallback if self.row else tier)):
+            with suppress(Exception):
+                if lease is None:
+                    continue
+                release = holder.fill(self.names, lease, None)
+                if not is_async:
+                    run(release)
+                    continue
+                task = asyncio.get_running_loop().create_task(_quietly(release))
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # a loop that ends now need not wait for it
+                _tasks.add(task)
+                task.add_done_callback(_tasks.discard)
 
 
 def _run_quietly(flow: Flow[bool]) -> None:
-    with suppress(RedisUnavailable):
+    with suppress(RedisUnavailable, FallbackUnavailable):
         run(flow)
 
 
 async def _quietly(flow: Flow[bool]) -> None:
-    with suppress(RedisUnavailable):
+    with suppress(RedisUnavailable, FallbackUnavailable):
         await arun(flow)

@@ -23,7 +23,7 @@ from redis_integration.flights import FOUND, PRIVATE, REFUSED, Flight, Landing, 
 from redis_integration.flow import Call, Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Action, Reading, Redis, Right, decide
-from redis_integration.transactions import Standing, fill_on_commit, stand
+from redis_integration.transactions import Standing, fill_on_commit, has_invalidated, may_have_invalidated, stand
 
 logger = logging.getLogger("redis_integration")
 
@@ -70,10 +70,11 @@ class Computation:
         if standing.is_inside:
             return (yield from self._answer_inside(standing, action))
         if action.verb == "compute":
-            return (yield from self._answer_without_lease(action))
+            return (yield from self._answer_without_lease())
         if flights.is_private(self.names.key):
             return (yield from self._answer_with_lease(None))
-        flight, pilot = flights.enter(self.place("redis"), self.names, supersede=self.claim.is_refresh)
+        target = action.tier or "origin"
+        flight, pilot = flights.enter(self.place(target), self.names, supersede=self.claim.is_refresh)
         if pilot is None:
             self.claim.reading = self.claim.reading._replace(right=Right.HELD)
             is_answered = decide(self.claim.reading).verb == "answer"
@@ -99,7 +100,7 @@ class Computation:
     def _join(self, flight: Flight) -> Flow[Answer | None]:
         self.landing = landing = yield from self._wait_for(flight)
         if landing.error is not None:
-            return Answer(Outcome(error=[landing.error]), "flight")
+            return (yield from self._answer_of(Outcome(error=[landing.error]), source="flight"))
         if landing.entry is not None:
             with suppress(UnreadableEntry):  # another function of the same key has another codec
                 # Each caller gets a copy of its own, so that nobody changes another's value.
@@ -122,15 +123,16 @@ class Computation:
             if flight is None:
                 return (yield from self._answer_alone())
             flights.leave(flight)
-            return (yield from self._answer_without_lease(action)) or (yield from self._answer_alone())
+            return (yield from self._answer_without_lease()) or (yield from self._answer_alone())
         return (yield from self._compute_with_lease(flight))
 
     def _compute_with_lease(self, flight: Flight | None) -> Flow[Answer]:
+        yield from self.claim.lease_row()
         outcome, took = yield from self._call(flight)
         return (yield from self.settle(flight, outcome, took))
 
     def settle(self, flight: Flight | None, outcome: Outcome, took: float) -> Flow[Answer]:
-        """Store what the origin gave, and let the lease go. One round trip."""
+        """Store what the origin gave, and let the lease go. One round trip, or 1 query, or both for a durable entry."""
         outcome, entry = self.caching.encode(outcome, took, key=self.names.key)
         if flight is not None:
             flights.leave(flight)  # it can be joined until its fill is sent
@@ -145,19 +147,36 @@ class Computation:
             # What is newer than the copy is not to be kept: neither is the copy.
             with suppress(RedisUnavailable):
                 yield from self.tiers.redis.delete([self.names.key])
-        return self._answer_of(outcome, "redis" if is_accepted and stored else None)
+        yield from self.claim.fill_row(stored, is_older=outcome.why_not_stored is not None)
+        return (yield from self._answer_of(outcome, self.claim.tier if is_accepted and stored else None))
 
     def _may_answer_copy(self) -> bool:
         return self.caching.serves_stale and self.claim.reading.found is not None
 
-    def _answer_of(self, outcome: Outcome, stored: str | None = None) -> Answer:
+    def _answer_of(self, outcome: Outcome, stored: str | None = None, *, source: str = "origin") -> Flow[Answer]:
         """What the origin gave; the copy, where it raised and there is one."""
-        if outcome.error and self._may_answer_copy():
+        if outcome.error and (self._may_answer_copy() or (yield from self._finds_row(type(outcome.error[0])))):
             background.note_failure(self.caching.name, outcome.error.pop())
             return self.claim.found()
         if not outcome.error:
             background.note_success(self.caching.name)
-        return Answer(outcome, "origin", stored, self.claim.is_foreign)
+        return Answer(outcome, source, stored, self.claim.is_foreign and source == "origin")
+
+    def _finds_row(self, kind: type[Exception]) -> Flow[bool]:
+        """Whether there is a durable row to answer with, be it past its ttl. 1 query."""
+        if not self.caching.durable or self.claim.is_refresh or kind in self.caching.negative_ttl:
+            return False
+        every = (self.names.key, *self.names.tags)
+        try:
+            if not self.tiers.fallback.is_durable or (
+                may_have_invalidated(every) and (yield Call(partial(has_invalidated, every)))
+            ):
+                return False
+            self.claim.take((yield from self.tiers.fallback.read(self.names, stale=True)), "fallback")
+        except Exception as error:  # the origin's own is the answer
+            logger.debug("redis_integration.row_unread %s: %s", self.names.key, error)
+            return False
+        return self.claim.reading.found is not None
 
     def refresh(self) -> Flow[None]:
         """Compute a copy anew, where nobody else does."""
@@ -176,11 +195,11 @@ class Computation:
         finally:
             flight.land(self.landing)
 
-    def _answer_without_lease(self, action: Action) -> Flow[Answer | None]:
+    def _answer_without_lease(self) -> Flow[Answer | None]:
         """In a flight that can be joined only until its origin call begins: nobody gets a value older than its call."""
         if flights.is_private(self.names.key):
             return (yield from self._answer_alone())
-        flight, pilot = flights.enter(self.place(action.tier or "origin"), self.names)
+        flight, pilot = flights.enter(self.place("origin"), self.names)
         if pilot is None:
             return (yield from self._join(flight))
         try:
@@ -190,21 +209,16 @@ class Computation:
             flights.begin(flight)
             outcome, took = yield from self._call(flight)
             entry = None
-            if action.tier is not None or self._has_company():
+            if self._has_company():
                 outcome, entry = self.caching.encode(outcome, took, key=self.names.key)
             self.landing = self._landing(outcome, entry)
-            stored = None
-            if action.tier and entry is not None and outcome.why_not_stored is None and not flight.is_ended:
-                stored = "fallback" if (yield from self.tiers.fallback.write(self.names, entry)) else None
-                if flight.is_ended:  # while it was written
-                    yield from self.tiers.fallback.delete([self.names.key])  # type: ignore[unreachable]
-            return self._answer_of(outcome, stored)
+            return (yield from self._answer_of(outcome))
         finally:
             flight.land(self.landing)
 
     def _answer_inside(self, standing: Standing, action: Action) -> Flow[Answer]:
         """Inside a transaction: nothing it computes is shared with others before it commits."""
-        if standing.commit is None or action.verb != "lease" or self.claim.is_refresh:
+        if standing.commit is None or action != ("lease", "redis") or self.claim.is_refresh:
             return (yield from self._answer_alone("in a transaction"))
         action = yield from self.claim.win(may_wait=standing.may_wait)
         if action.verb == "answer":
@@ -217,7 +231,7 @@ class Computation:
             yield from self.claim.fill(None, took)
         else:
             yield from self._fill_on_commit(entry, standing.commit)
-        return self._answer_of(outcome)
+        return (yield from self._answer_of(outcome))
 
     def _fill_on_commit(self, entry: Entry, commit: BaseDatabaseWrapper) -> Flow[None]:
         try:
@@ -230,7 +244,7 @@ class Computation:
         outcome, _ = yield from self._call(None)
         if not outcome.error and outcome.why_not_stored is None:
             outcome = outcome._replace(why_not_stored=why_not_stored)
-        return self._answer_of(outcome)
+        return (yield from self._answer_of(outcome))
 
     def _call(self, flight: Flight | None) -> Flow[tuple[Outcome, float]]:
         place = None
@@ -256,7 +270,7 @@ class Computation:
 
 def refresh(caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool) -> Flow[None]:
     """Compute a copy anew in the background, unless it was refreshed or invalidated meanwhile. 3 round trips."""
-    tiers = Tiers(caching.alias, is_async=is_async)
+    tiers = Tiers(caching.alias, is_async=is_async, durable=caching.durable)
     reading = Reading((yield from tiers.redis.state(names)), asked=frozenset({"redis"}))
     if reading.redis is not Redis.UP:
         return

@@ -50,7 +50,7 @@ _Compression = Annotated[str, _Rule("'zlib' or 'zstd'", ("zlib", "zstd").__conta
 _Name = Annotated[str, _Rule("1 to 100 ASCII characters, no spaces", re.compile(r"[!-~]{1,100}").fullmatch)]
 # Without ':', '{', '#' and globs no prefix reaches into another's keys.
 _Prefix = Annotated[str, _Rule("1 to 50 of A-Z, a-z, 0-9, '_', '.', '-'", re.compile(r"[\w.-]{1,50}", re.A).fullmatch)]
-_Fallback = Annotated[str | None, _Rule("'outage' or None", ("outage", None).__contains__)]
+_Fallback = Annotated[str | None, _Rule("'outage', 'durable' or None", ("outage", "durable", None).__contains__)]
 _CertReqs = Annotated[str, _Rule("'required', 'optional' or 'none'", ("required", "optional", "none").__contains__)]
 _Version = Annotated[
     int, _Rule("ssl.TLSVersion.TLSv1_2 or TLSv1_3", (TLSVersion.TLSv1_2, TLSVersion.TLSv1_3).__contains__)
@@ -101,8 +101,10 @@ class RedisSettings:
     enabled: _Switch = True  # False: every call is its origin
     key_prefix: _Prefix = "app"  # never empty, or nobody could tell our keys from others
     database: _TextOrNone = "default"  # alias in DATABASES of the fallback tier
-    fallback: _Fallback = "outage"  # None: an outage computes every call
+    # "durable": every invalidation also ends rows, so that they may be believed for long; None: an outage computes every call
+    fallback: _Fallback = "outage"
     fallback_ttl: _Timeout = 10.0  # s; the age up to which a row that no invalidation could reach is believed
+    fallback_entries: _Count = 10_000  # rows that pruning leaves: some MB, and more pages than an outage asks for
     # Before compression and after. A value that takes longer to send than COMMAND_TIMEOUT would look like a Redis that is down.
     max_entry_bytes: _Bytes = 1_000_000
     # Of 1 kB compression saves 0.4 (text) to 0.8 (rows), for 0.03 ms at the fill and 0.008 ms at each hit; below, less than Redis

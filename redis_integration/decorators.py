@@ -24,6 +24,7 @@ from redis_integration.options import (
     Seconds,
     name_of,
     read_codec,
+    read_durable,
     read_freshness,
     read_items,
     read_negative_ttl,
@@ -60,6 +61,7 @@ def cache_aside(
     cache_if: Callable[[Any], bool] | None = None,
     version: str | int | None = None,
     codec: CodecName = "json",
+    durable: bool = False,
     lease_timeout: Seconds = LEASE_TIMEOUT,
     alias: str = "default",
 ) -> FunctionDecorator:
@@ -76,6 +78,8 @@ def cache_aside(
     refresh starts after that share of the ttl. `negative_ttl={Product.DoesNotExist: 5}` remembers errors of exactly these
     classes for so many seconds, and raises them again. Results for which `cache_if` is false are not stored. Another `version`
     makes all entries misses. `codec="pickle"` stores nearly any type, signed; the default knows the types of `codecs.JsonCodec`.
+    A `durable` entry is also stored in the database, whether Redis is up or down, and answers while it
+    is down, or past its ttl where the function raises; it needs `FALLBACK = "durable"`.
 
     One round trip for a hit, 3 for a miss; inside `atomic()` 2, and 1 after the commit. The decorated function has
     `key_for`, `invalidate` (the entry is gone), `expire` (others get it until one has computed anew), `refresh` (computes
@@ -89,6 +93,7 @@ def cache_aside(
     refuse_misplaced("cache_aside", misplaced)
     freshness = read_freshness(ttl, stale_for=stale_for, refresh=refresh, eager=eager, error_ttl=error_ttl)
     stamp, chosen, remembered = read_version(version), read_codec(codec), read_negative_ttl(negative_ttl or {})
+    is_durable = read_durable(durable)
     if cache_if is not None and not callable(cache_if):
         raise TypeError(f"cache_if is {cache_if!r}. Give a function of the result, such as bool.")
 
@@ -101,6 +106,7 @@ def cache_aside(
             alias=alias,
             cache_if=cache_if,
             negative_ttl=remembered,
+            durable=is_durable,
             lease_timeout=read_seconds("lease_timeout", lease_timeout),
             **freshness,
         )

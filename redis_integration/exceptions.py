@@ -37,6 +37,10 @@ class RedisUnavailable(RedisIntegrationError):
         self.is_short = is_short
 
 
+class FallbackUnavailable(RedisIntegrationError):
+    """There is no fallback tier, or its database did not do what was asked."""
+
+
 class UnreadableEntry(RedisIntegrationError):
     """Stored bytes are damaged, from another format version, or not ours."""
 

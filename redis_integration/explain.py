@@ -15,7 +15,7 @@ from redis_integration import pools
 from redis_integration.caching import ERROR, Caching, Tiers
 from redis_integration.conf import get_settings
 from redis_integration.entries import Entry, unpack
-from redis_integration.exceptions import Kind, RedisUnavailable, UnreadableEntry
+from redis_integration.exceptions import FallbackUnavailable, Kind, RedisUnavailable, UnreadableEntry
 from redis_integration.explanations import Explanation as Explanation
 from redis_integration.explanations import TagState
 from redis_integration.flow import Call, Flow, arun, run
@@ -50,11 +50,11 @@ def aexplainer(
 
 
 def explain_call(caching: Caching, names: Names, *, is_async: bool, bypassed: str | None = None) -> Flow[Explanation]:
-    """What a call for this entry would get now, and why. One round trip, or one query while Redis is down.
+    """What a call for this entry would get now, and why. One round trip, or two queries while Redis is down.
 
     `bypassed` says why such a call asks no tier, if so.
     """
-    look = _Look(caching, names, Tiers(caching.alias, is_async=is_async))
+    look = _Look(caching, names, Tiers(caching.alias, is_async=is_async, durable=caching.durable))
     if not get_settings(caching.alias).enabled:
         bypassed = f"'ENABLED' of {caching.alias!r} is False"
     if bypassed:
@@ -199,27 +199,33 @@ class _Look:
             self.note(answer_why=fault or f"{state}, and computed anew by the caller")
 
     def ask_row(self) -> Flow[None]:
-        """Look at the row of the database. One query."""
-        row = yield from self.tiers.fallback.find(self.names.key)
+        """Look at the row of the database. Two queries."""
+        fallback = self.tiers.fallback
+        try:
+            row = yield from fallback.find(self.names.key)
+            believed = yield from fallback.read(self.names)
+        except (FallbackUnavailable, UnreadableEntry) as error:
+            self.note(answer_why=f"no row of the database: {error}")
+            return
         if row is None:
             self.note(answer_why="no row of the database")
             return
         stored, left, since = row
-        self.note(size=len(stored))
+        self.note(size=len(stored), fresh_for=left)
         try:
             entry = unpack(stored, self.names.key)
         except UnreadableEntry as error:
-            fault = f"{_NOT_OURS}: {error}"
-        else:
-            self._describe(entry)
-            self.note(fresh_for=left)
-            fault = self._fault(entry)
-            if entry.tags != self.names.stamp:
-                fault = "the row was made by another version"
-            elif left <= 0:
-                fault = "the row is no longer fresh"
-            elif since > self.tiers.redis.breaker.seconds_open():
-                fault = "the row is older than this outage, as this process knows it"
+            self.note(answer_why=f"{_NOT_OURS}: {error}")
+            return
+        self._describe(entry)
+        self.note(fresh_for=left)
+        fault = self._fault(entry) or (
+            "" if believed is not None else "a tag of it was invalidated, or the version is another"
+        )
+        if left <= 0:
+            fault = "the row is no longer fresh"
+        elif not fallback.is_durable and since > self.tiers.redis.breaker.seconds_open():
+            fault = "the row is older than this outage, as this process knows it"
         self.note(**({"answer_why": fault} if fault else {"answer": "fallback", "answer_why": "fresh"}))
 
 

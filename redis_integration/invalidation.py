@@ -91,6 +91,7 @@ def end_entries(names: Sequence[str], alias: str, *, is_async: bool, softly: boo
     except BaseException:  # cancelled or interrupted
         is_late = True
         tiers.redis.remember(names)
+        tiers.fallback.remember(names)
         raise
     if is_due:
         yield from _end(names, tiers, softly=softly)
@@ -98,8 +99,14 @@ def end_entries(names: Sequence[str], alias: str, *, is_async: bool, softly: boo
 
 def _end(names: Sequence[str], tiers: Tiers, *, softly: bool) -> Flow[None]:
     flights.end(names)
+    is_confirmed = True
     try:
         yield from (tiers.redis.expire(*names) if softly else tiers.redis.delete(names))
     except RedisUnavailable as failure:
         logger.debug("redis_integration.invalidation_pending %s: %s", ", ".join(names), failure)
-        yield from tiers.fallback.delete(names)
+        is_confirmed = False
+    except BaseException:  # an interrupt
+        tiers.fallback.remember(names)
+        raise
+    if not is_confirmed or tiers.fallback.ends_every_row:
+        yield from (tiers.fallback.expire(*names) if softly else tiers.fallback.delete(names))

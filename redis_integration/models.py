@@ -1,31 +1,51 @@
-"""The tables of this package. They are written while Redis is away; expired rows are not believed."""
+"""The tables of this package: the rows of the fallback tier, and the generations of their tags. See tiers/fallback.py."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from typing import Any
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
+
+
+class KeyField(models.CharField):  # type: ignore[type-arg]
+    """A full key or a tag, as in Redis: ASCII, at most 200 bytes and a digest."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        parameters: dict[str, Any] = {**super().db_parameters(connection)}
+        if connection.vendor == "mysql":
+            # By MariaDB's and MySQL's default, "A" equals "a".
+            parameters["collation"] = "ascii_bin"
+        return parameters
 
 
 class FallbackQuerySet(models.QuerySet["FallbackEntry"]):
     def fresh(self) -> FallbackQuerySet:
-        """Rows that are still fresh, by the database's clock."""
+        """Rows that are within their ttl, by the database's clock."""
         return self.filter(fresh_until__gt=Now())
 
-    def started_within(self, seconds: float) -> FallbackQuerySet:
-        """Rows whose origin call began at most so many seconds ago, by the database's clock, which may tick in ms."""
-        return self.filter(started__gte=Now() - timedelta(seconds=seconds + 0.001))
+    def held(self) -> FallbackQuerySet:
+        """Rows that somebody is computing, by the database's clock."""
+        return self.filter(held_until__gt=Now())
+
+    def expired(self) -> FallbackQuerySet:
+        """Rows that nobody needs any more, by the database's clock."""
+        return self.filter(kept_until__lt=Now(), held_until__lt=Now())
 
 
 class FallbackEntry(models.Model):
-    """One entry, kept while Redis is away. The key is the full key, as in Redis."""
+    """One entry of the fallback tier and its lease. All times are the database's."""
 
-    # Keys are at most 200 bytes and a digest.
-    key = models.CharField(max_length=255, unique=True)
+    key = KeyField(max_length=255, unique=True)
+    lease = models.CharField(max_length=16, help_text="The name of the last lease, whether it is held or not.")
+    leased = models.DateTimeField(help_text="When that lease was taken.")
+    held_until = models.DateTimeField(help_text="Until when nobody else may compute this entry.")
+    # The copy's own: a lease that is taken to compute it anew does not make it younger.
     payload = models.BinaryField(help_text="The bytes of the entry, as they would stand in Redis.")
-    started = models.DateTimeField(help_text="When the computation of this entry began, by the database's clock.")
-    fresh_until = models.DateTimeField(db_index=True)
+    started = models.DateTimeField(null=True, help_text="When the computation of this copy began.")
+    fresh_until = models.DateTimeField(null=True)
+    kept_until = models.DateTimeField(db_index=True)
 
     objects = FallbackQuerySet.as_manager()
 
@@ -34,19 +54,19 @@ class FallbackEntry(models.Model):
         verbose_name_plural = "fallback entries"
 
     def __str__(self) -> str:
-        return self.key
+        return str(self.key)
 
 
 class FallbackTag(models.Model):
-    """That the entry of this key has this tag. Both are full keys, as in Redis."""
+    """The present generation of a tag: the entries that name another one are no copies."""
 
-    key = models.CharField(max_length=255)
-    tag = models.CharField(max_length=255)
+    tag = KeyField(max_length=255, unique=True)
+    generation = models.BinaryField(max_length=8)
+    kept_until = models.DateTimeField(db_index=True)
 
     class Meta:
         verbose_name = "fallback tag"
         verbose_name_plural = "fallback tags"
-        constraints = [models.UniqueConstraint(fields=["tag", "key"], name="redis_integration_tag_key")]
 
     def __str__(self) -> str:
-        return f"{self.tag} → {self.key}"
+        return str(self.tag)

@@ -80,6 +80,13 @@ def read_negative_ttl(negative_ttl: Mapping[type[Exception], Seconds]) -> dict[t
     return {kind: read_seconds("negative_ttl", seconds) for kind, seconds in negative_ttl.items()}
 
 
+def read_durable(durable: bool) -> bool:
+    """Whether it is durable. Raises TypeError."""
+    if not isinstance(durable, bool):
+        raise TypeError(f"durable is {durable!r}. Give True or False.")
+    return durable
+
+
 def read_version(version: str | int | None) -> tuple[bytes, ...]:
     """What stands for this version in an entry. Raises TypeError."""
     if version is None:

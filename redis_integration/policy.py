@@ -10,7 +10,8 @@ class Redis(StrEnum):
     """What this call knows of Redis."""
 
     UP = "up"
-    # Full, busy, or a name of this call is pending: the server may be well, but this call leaves it alone.
+    # Full, busy, or a name of this call is pending: the server may be well, but this call leaves it alone. Or it is down, and
+    # so is the database.
     SHY = "shy"
     DOWN = "down"
 
@@ -69,10 +70,12 @@ def decide(reading: Reading) -> Action:
     | up | none | late | computed | – |
     | shy | none | | computed | – |
     | down | fallback, fresh | | fallback | – |
-    | down | none | | computed | fallback |
+    | down | none | won | computed | fallback |
+    | down | none | held | waits | – |
+    | down | none | late | computed | – |
 
     Due is fresh, past the share of its time that `eager` names. Where the origin raises, a copy of Redis is the answer, even
-    a stale one, else its own error; nothing is written.
+    a stale one, or a durable row, even one past its ttl, else its own error; nothing is written.
     """
     is_wanted = reading.is_stale or (reading.is_due and reading.redis is Redis.UP)
     if reading.found is not None and not is_wanted:
@@ -82,10 +85,9 @@ def decide(reading: Reading) -> Action:
     tier: TierName = "redis" if reading.redis is Redis.UP else "fallback"
     if tier not in reading.asked:
         return Action("ask", tier)
-    if tier == "fallback":
-        return Action("compute", tier)
     if reading.right is Right.HELD:
         return Action("wait", tier) if reading.found is None else Action("answer", reading.found)
     if reading.right is Right.UNKNOWN:
-        return Action("refresh" if reading.found is not None and reading.in_background else "lease", tier)
+        is_later = reading.found is not None and reading.in_background and tier == "redis"
+        return Action("refresh" if is_later else "lease", tier)
     return Action("compute", tier if reading.right is Right.WON else None)

@@ -19,7 +19,14 @@ from redis_integration.explain import Explanation, explain_call
 from redis_integration.flow import run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import Names, escape, full_key, namespace_of, view_key
-from redis_integration.options import Seconds, name_of, read_seconds, refuse_misplaced, refuse_uncacheable
+from redis_integration.options import (
+    Seconds,
+    name_of,
+    read_durable,
+    read_seconds,
+    refuse_misplaced,
+    refuse_uncacheable,
+)
 from redis_integration.responses import response_codec, why_bypassed, why_not_stored
 from redis_integration.tags import TagMaker
 
@@ -39,6 +46,7 @@ def cache_aside_view(
     ttl: Seconds,
     namespace: str | None = None,
     tags: Tags = (),
+    durable: bool = False,
     lease_timeout: Seconds = LEASE_TIMEOUT,
     alias: str = "default",
 ) -> Callable[[Callable[..., HttpResponseBase]], CachedView]:
@@ -48,7 +56,7 @@ def cache_aside_view(
     stored, and why, stands in `responses.why_not_stored`. Each answer to GET and HEAD says in `Cache-Status` (RFC 9211)
     where it came from. A class is decorated as `cache_aside_view(ttl=60)(MyView.as_view())`.
 
-    `tags` and `lease_timeout` are those of `cache_aside`; the arguments are the view's, with the request.
+    `tags`, `durable` and `lease_timeout` are those of `cache_aside`; the arguments are the view's, with the request.
 
     The decorated view has `key_for`, `invalidate` and `expire`, which take a request of the same site, and `path` for
     another page, and `explain`, which takes the view's own arguments.
@@ -56,6 +64,7 @@ def cache_aside_view(
     """
     refuse_misplaced("cache_aside_view", misplaced)
     seconds, lease_seconds = read_seconds("ttl", ttl), read_seconds("lease_timeout", lease_timeout)
+    is_durable = read_durable(durable)
 
     def decorate(view: Callable[..., HttpResponseBase]) -> CachedView:
         refuse_uncacheable("cache_aside_view", view)
@@ -65,7 +74,12 @@ def cache_aside_view(
                 "Decorate the coroutine functions it awaits with @cache_aside."
             )
         caching = Caching(
-            name=name_of(view), codec=response_codec, alias=alias, ttl=seconds, lease_timeout=lease_seconds
+            name=name_of(view),
+            codec=response_codec,
+            alias=alias,
+            ttl=seconds,
+            durable=is_durable,
+            lease_timeout=lease_seconds,
         )
         start = namespace_of(view) if namespace is None else escape(namespace)
         return _decorate_view(view, start, TagMaker(view, tags), caching=caching)

@@ -8,6 +8,7 @@ from django.core.management import call_command
 
 from demo_project.server import start_server
 from redis_integration import close_pools
+from redis_integration.tiers import fallback as fallback_tier
 from redis_integration.tiers import redis as redis_tier
 from redis_integration.watch import watch
 from tests.databases import (
@@ -75,6 +76,7 @@ def forget_redis():
     close_pools()
     redis_tier.start_afresh()
     redis_tier._pending.clear()
+    fallback_tier._unended.clear()
 
 
 @pytest.fixture(scope="session")

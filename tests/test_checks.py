@@ -277,3 +277,22 @@ def test_docs_list_every_check():
     documented = re.findall(r"^\| `(redis_integration\.[EW]\d{3})` \|", DOCS, re.MULTILINE)
 
     assert documented == sorted(IDS)
+
+
+@pytest.mark.parametrize(("fallback", "ids"), [("outage", ["W008"]), ("durable", [])])
+def test_durable_decorator_needs_the_durable_store(settings, decorated, fallback, ids):
+    """Else its rows are no more than those of an outage, and nobody would know."""
+    configure(settings, FALLBACK=fallback)
+    decorated.add(Caching(name="a", codec=json_codec, ttl=60, lease_timeout=10, durable=True))
+
+    assert get_ids(check_settings()) == ids
+
+
+@pytest.mark.parametrize(("routers", "ids"), [([], ["W009"]), (["redis_integration.router.FallbackRouter"], [])])
+def test_database_of_its_own_needs_the_router(monkeypatch, settings, routers, ids):
+    """Else migrate makes the tables in the default database too, where nobody looks."""
+    configure(settings, DATABASE="rows")
+    monkeypatch.setitem(settings.DATABASES, "rows", {"ENGINE": "django.db.backends.postgresql"})
+    settings.DATABASE_ROUTERS = routers
+
+    assert get_ids(check_settings()) == ids

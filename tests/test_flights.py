@@ -616,18 +616,18 @@ def test_invalidation_ends_a_flight_that_another_waits_for(down, threads, origin
 
 
 @pytest.mark.django_db(transaction=True)
-def test_row_that_was_being_written_during_an_invalidation_is_deleted(down, origin, price, monkeypatch):
-    """The invalidation found nothing to delete yet."""
+def test_row_that_was_being_computed_during_an_invalidation_is_not_filled(down, origin, price, monkeypatch):
+    """The invalidation has deleted the row, and with it the lease."""
     origin.outcomes = {1: "old"}
     origin.go.set()
-    real = FallbackTier.write
+    real = FallbackTier.fill
 
-    def write(self, names, entry):
+    def fill(self, names, lease, entry, **kept):
         monkeypatch.undo()
         price.invalidate(7)
-        return real(self, names, entry)
+        return real(self, names, lease, entry, **kept)
 
-    monkeypatch.setattr(FallbackTier, "write", write)
+    monkeypatch.setattr(FallbackTier, "fill", fill)
 
     assert price(7) == "old"
     assert price(7) == {"call": 2}

@@ -35,7 +35,7 @@ def test_policy_is_its_table(row):
     redis, copy, lease, answer, written_to = row
     expected = {
         "computed": Action("compute", {"–": None}.get(written_to, written_to)),
-        "waits": Action("wait", "redis"),
+        "waits": Action("wait", {"down": "fallback"}.get(redis, "redis")),
         "redis, refreshed": Action("refresh", "redis"),
     }
 

@@ -13,7 +13,7 @@ from django.db import transaction
 
 from redis_integration import background, cache_aside, claims, get_redis, invalidate, transactions
 from redis_integration.entries import pack, unpack
-from redis_integration.tiers import redis as redis_tier
+from redis_integration.tiers import leases
 from tests.stampede.crew import PATIENCE
 from tests.stampede.watch import Origin, auntil, results, until, waiting, watched_flights
 
@@ -214,7 +214,7 @@ def stale_meanwhile(live, monkeypatch, make):
 
     def fill():
         get_redis().set(price.key_for(7), stored, px=60_000)
-        return redis_tier.make_token()
+        return leases.make_token()
 
     monkeypatch.setattr(claims, "make_token", fill)
     return price

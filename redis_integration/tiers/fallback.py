@@ -1,127 +1,306 @@
-"""The tier in the database, read and written only while Redis is down. An error of the database here is a miss."""
+"""The tier in the database: the protocol of the tier in Redis, in SQL. Clocks are the database's.
+
+An error of the database here is one line in the log and FallbackUnavailable. What locks never runs inside a transaction.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db import IntegrityError, connections, transaction
-from django.db.models import F, Q
+from django.db import IntegrityError
+from django.db.models import BinaryField, Case, CharField, Exists, F, Q, Value, When
+from django.db.models.constants import OnConflict
 from django.db.models.functions import Now
 
 from redis_integration.conf import RedisSettings
 from redis_integration.entries import Entry, pack, unpack
+from redis_integration.exceptions import FallbackUnavailable, UnreadableEntry
 from redis_integration.flow import Call, Flow
 from redis_integration.keys import Names
+from redis_integration.statements import ask
+from redis_integration.tiers import Lease
+from redis_integration.tiers.leases import RANDOM_BYTES, make_generation
 
 logger = logging.getLogger("redis_integration")
 
-# Keys in one DELETE: below every database's limit of parameters.
+# Names in one DELETE: below every database's limit of parameters.
 BATCH = 500
+# Seconds that a durable row is kept past its ttl, to be answered where the origin raises: a long weekend, and somebody sees it.
+KEPT_PAST_TTL = 7 * 86_400.0
+MOST_UNENDED = 1_000  # names; above it no row is believed
+EVERYTHING = ""
+
+# Names whose rows could not be deleted, each with a token of its own, as what is pending in Redis.
+_unended: dict[RedisSettings, dict[object, str]] = {}
+# Leases of rows since the tables were pruned.
+writes: Counter[RedisSettings] = Counter()
+
+
+class Look(NamedTuple):
+    """What a read has learnt for the lease that follows it: the name of the row's last lease, None where there is no row.
+
+    Of each tag that exists, its generation and for how long that is kept.
+    """
+
+    lease: str | None
+    is_held: bool
+    tags: dict[str, tuple[bytes, timedelta]]
 
 
 class FallbackTier:
-    """Rows of FallbackEntry in the database DATABASE. At most 2 queries each; clocks are the database's.
+    """Entries in FallbackEntry of the database DATABASE, for one call. `durable` ones are believed for their whole ttl.
 
-    A row is fresh for FALLBACK_TTL at most, whatever the entry's ttl: an invalidation by a process that can still reach Redis
-    does not reach the row.
+    Other rows are believed for FALLBACK_TTL at most, and only if their computation began while Redis was down for this process:
+    an invalidation that Redis confirmed does not reach them.
     """
 
-    def __init__(self, settings: RedisSettings, *, seconds_open: Callable[[], float]) -> None:
+    def __init__(self, settings: RedisSettings, *, seconds_open: Callable[[], float], durable: bool = False) -> None:
+        self.settings = settings
         self.database = settings.database if settings.fallback else None
-        self.ttl = settings.fallback_ttl
-        self.max_bytes = settings.max_entry_bytes
-        # Rows of an earlier outage are older than invalidations that only Redis has seen since.
+        self.is_durable = durable and self.ends_every_row
+        self.unended = _unended.setdefault(settings, {})
         self._seconds_open = seconds_open
+        self._look: Look | None = None
 
-    def read(self, names: Names) -> Flow[Entry | None]:
-        """See `Tier.read`. Raises UnreadableEntry."""
-        payload = yield from self._query(lambda: self._select(names.key))
-        if payload is None:
+    @property
+    def _kept_past_ttl(self) -> float:
+        return KEPT_PAST_TTL if self.is_durable else 0.0
+
+    @property
+    def ends_every_row(self) -> bool:
+        """Whether also what Redis confirmed ends rows."""
+        return self.database is not None and self.settings.fallback == "durable"
+
+    def read(self, names: Names, *, stale: bool = False) -> Flow[Entry | None]:
+        """See `Tier.read`; one query. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
+        if self.unended and not {EVERYTHING, names.key, *names.tags}.isdisjoint(self.unended.copy().values()):
+            raise FallbackUnavailable("Its row could not be ended.")
+        found: Any = yield from self._query(partial(self._select, names, stale=stale))
+        tags = {name: (bytes(body), until - now) for name, lease, body, until, now in found if lease is None}
+        rows = [(lease, body, until > now) for _, lease, body, until, now in found if lease is not None]
+        lease, body, is_held = rows[0] if rows else (None, None, False)
+        self._look = Look(lease, is_held, tags)
+        if body is None:
             return None
-        entry = unpack(bytes(payload), names.key, self.max_bytes)
-        return entry if entry.tags == names.stamp else None
+        try:
+            entry = unpack(bytes(body), names.key, self.settings.max_entry_bytes)
+        except UnreadableEntry as error:
+            # Of another version of this package: nobody else writes here, so it is written over.
+            logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)
+            return None
+        generations = (tags[tag][0] if tag in tags else b"" for tag in names.tags)
+        return entry if entry.tags == (*generations, *names.stamp) else None
 
-    def _select(self, key: str) -> bytes | None:
-        rows = self._rows().filter(key=key).fresh().started_within(self._seconds_open())
-        payload: bytes | None = rows.values_list("payload", flat=True).first()
-        return payload
+    def _select(self, names: Names, *, stale: bool = False) -> list[Any]:
+        body = Case(When(self._is_believed(stale=stale), then=F("payload")), output_field=BinaryField())
+        rows = self._rows().filter(key=names.key).annotate(body=body, now=Now())
+        found = rows.values_list("key", "lease", "body", "held_until", "now")
+        return [*(found.union(self._select_tags(names.tags), all=True) if names.tags else found)]
+
+    def _select_tags(self, tags: Sequence[str]) -> Any:
+        found = self._tags().filter(tag__in=tags).annotate(lease=Value(None, CharField()), now=Now())
+        return found.values_list("tag", "lease", "generation", "kept_until", "now")
+
+    def _is_believed(self, *, stale: bool) -> Q:
+        if stale and self.is_durable:
+            return Q(started__isnull=False, kept_until__gt=Now())
+        is_fresh = Q(fresh_until__gt=Now())
+        if self.is_durable:
+            return is_fresh
+        # Rows of an earlier outage are older than invalidations that only Redis has seen since. Databases may tick in ms.
+        seconds = min(self._seconds_open(), self.settings.fallback_ttl) + 0.001
+        return is_fresh & Q(started__gte=Now() - timedelta(seconds=seconds))
 
     def find(self, key: str) -> Flow[tuple[bytes, float, float] | None]:
         """The bytes of this key's row, the seconds it is still fresh, and those since its computation began. One query."""
-        return (yield from self._query(lambda: self._find(key)))  # type: ignore[no-any-return]
+        return (yield from self._query(partial(self._find, key)))  # type: ignore[no-any-return]
 
     def _find(self, key: str) -> tuple[bytes, float, float] | None:
-        rows = self._rows().filter(key=key).annotate(left=F("fresh_until") - Now(), since=Now() - F("started"))
-        for payload, left, since in rows.values_list("payload", "left", "since"):
-            return bytes(payload), left.total_seconds(), since.total_seconds()
+        rows = self._rows().filter(key=key, started__isnull=False).annotate(now=Now())
+        for payload, started, fresh_until, now in rows.values_list("payload", "started", "fresh_until", "now"):
+            return bytes(payload), (fresh_until - now).total_seconds(), (now - started).total_seconds()
         return None
 
-    def write(self, names: Names, entry: Entry) -> Flow[bool]:
-        """Keep the entry for as long as it is fresh, FALLBACK_TTL at most. Whether it did."""
-        return bool((yield from self._query(lambda: self._upsert(names, entry))))
+    def lease(
+        self,
+        names: Names,
+        seen: Entry | None,
+        token: bytes,
+        *,
+        seconds: float,
+        kept: float,
+        replace: bool = False,
+        has_copy: bool = False,
+    ) -> Flow[Lease | Entry | None]:
+        """See `RedisTier.lease`. After a `read` or with `replace` 1 to 3 queries, else one more. Raises FallbackUnavailable.
 
-    def _upsert(self, names: Names, entry: Entry) -> bool:
-        from redis_integration.models import FallbackTag
+        A row is leased as it was seen: who comes second gets None, and looks again.
+        """
+        look, self._look = self._look, None
+        if replace:
+            # The generations alone; whose lease it was does not matter.
+            look = None
+        elif look is None:
+            entry = yield from self.read(names)
+            look, self._look = self._look, None
+            if entry is not None and entry != seen:
+                return entry
+        if look is not None and look.is_held:
+            return None
+        # A tag outlives the entries that name it.
+        take = partial(self._take, names, look, token, seconds=seconds, kept=kept + self._kept_past_ttl)
+        return (yield from self._query(take, locks=True))  # type: ignore[no-any-return]
 
-        key = names.key
+    def _take(self, names: Names, look: Look | None, token: bytes, *, seconds: float, kept: float) -> Lease | None:
+        tags = look.tags if look is not None else {}
+        if look is None and names.tags:
+            found = self._select_tags(names.tags)
+            tags = {name: (bytes(generation), until - now) for name, _, generation, until, now in found}
+        # Before the row's lease, and so before the origin: from then on an invalidation finds something to end.
+        lease = Lease(token, generations=self._generations(names.tags, tags, timedelta(seconds=kept)))
+        writes[self.settings] += 1
+        until = Now() + timedelta(seconds=seconds)
+        values = {"lease": token[:RANDOM_BYTES].hex(), "leased": Now(), "held_until": until}
+        rows = self._rows().filter(key=names.key)
+        if look is None and rows.update(**values):
+            return lease
+        if look is not None and look.lease is not None:
+            return lease if rows.filter(lease=look.lease).update(**values) else None
+        try:
+            self._rows().create(key=names.key, payload=b"", kept_until=until, **values)
+        except IntegrityError:
+            return None
+        return lease
+
+    def _generations(
+        self, tags: Sequence[str], found: dict[str, tuple[bytes, timedelta]], kept: timedelta
+    ) -> tuple[bytes, ...]:
+        """What these tags stand for. Those that are missing or soon over are written, in one statement."""
+        generations = {tag: found[tag][0] if tag in found else make_generation() for tag in tags}
+        short = sorted(tag for tag in tags if tag not in found or found[tag][1] < kept)
+        if short:
+            model, until = self._tags().model, Now() + 2 * kept
+            made = [model(tag=tag, generation=generations[tag], kept_until=until) for tag in short]
+            tag, generation, kept_until = (model._meta.get_field(n) for n in ("tag", "generation", "kept_until"))
+            # Which of two that make one at once has won, nobody asks: the other one's fill is refused.
+            # As bulk_create does it, which would add a BEGIN and a COMMIT.
+            self._tags()._insert(
+                made,
+                fields=[tag, generation, kept_until],
+                using=self.database,
+                on_conflict=OnConflict.UPDATE,
+                update_fields=[kept_until],
+                unique_fields=[tag],
+            )
+        return tuple(generations[tag] for tag in tags)
+
+    def fill(self, names: Names, lease: Lease, entry: Entry | None, *, kept: float = 0.0) -> Flow[bool]:
+        """See `RedisTier.fill`; one query, 2 where it is refused. Raises FallbackUnavailable."""
+        return bool((yield from self._query(partial(self._fill, names, lease, entry, kept), locks=True)))
+
+    def _fill(self, names: Names, lease: Lease, entry: Entry | None, kept: float) -> bool:
+        rows = self._rows().filter(key=names.key, lease=lease.token[:RANDOM_BYTES].hex())
+        mine = rows
+        for tag, generation in zip(names.tags, lease.generations, strict=True):
+            mine = mine.filter(Exists(self._tags().filter(tag=tag, generation=generation)))
+        values: dict[str, Any] = {"held_until": Now()}
+        if entry is not None:
+            fresh_for = entry.fresh_until - time()
+            if not self.is_durable:
+                fresh_for, kept = min(fresh_for, self.settings.fallback_ttl), min(kept, self.settings.fallback_ttl)
+            values |= {
+                "payload": pack(entry._replace(tags=lease.generations + names.stamp), names.key),
+                "started": F("leased"),
+                "fresh_until": Now() + timedelta(seconds=fresh_for),
+                "kept_until": Now() + timedelta(seconds=kept + self._kept_past_ttl),
+            }
+        if mine.update(**values):
+            return True
         if names.tags:
-            # Before the row: from its first moment an invalidation by tag finds it.
-            tags = [FallbackTag(key=key, tag=tag) for tag in names.tags]
-            FallbackTag.objects.using(self.database).bulk_create(tags, ignore_conflicts=True)
-        # As late as can be: what passes until the database reads its clock makes the row look younger than it is.
-        now = time()
-        since_start = now - entry.created + entry.took
-        fresh_for = min(entry.fresh_until - now, self.ttl - since_start)
-        values = {
-            "payload": pack(entry._replace(tags=names.stamp), key),
-            "started": Now() - timedelta(seconds=since_start),
-            "fresh_until": Now() + timedelta(seconds=fresh_for),
-        }
-        if not self._rows().filter(key=key).update(**values):
-            try:
-                self._rows().create(key=key, **values)
-            except IntegrityError:
-                # Another process stored the same entry a moment ago; it is as good.
-                logger.debug("redis_integration.fallback_row_exists %s", key)
-        return True
+            rows.update(held_until=Now())  # a generation has gone; nobody shall wait
+        return False
+
+    def expire(self, key: str) -> Flow[None]:
+        """See `RedisTier.expire`; one query. An error is remembered, as that of `delete`."""
+        values = {"lease": "", "held_until": Now(), "fresh_until": Now()}
+        yield from self._end([key], lambda: self._rows().filter(key=key).update(**values))
 
     def delete(self, names: Sequence[str]) -> Flow[None]:
-        """See `Tier.delete`."""
-        for start in range(0, len(names), BATCH):
-            yield from self._query(partial(self._delete, names[start : start + BATCH]))
+        """See `Tier.delete`; one query for keys and one for tags. What fails is remembered: this process believes no such row.
+
+        Inside the caller's transaction on DATABASE it is only remembered; its commit calls this again.
+        """
+        yield from self._end(names, lambda: self._delete(sorted(names)))
+
+    def retry_unended(self) -> Flow[None]:
+        """Delete what could not be deleted when it was invalidated. No query where there is nothing."""
+        if names := {*self.unended.copy().values()}:
+            yield from self._end([], lambda: self._delete(sorted(names)), retried=names)
+
+    def remember(self, names: Sequence[str]) -> None:
+        """Believe no rows of these names until they were deleted."""
+        if self.database is None:
+            return
+        self.unended.update((object(), name) for name in names)
+        if len(self.unended) > MOST_UNENDED:
+            few = [*self.unended]
+            self.unended[object()] = EVERYTHING
+            for token in few:
+                self.unended.pop(token, None)
+
+    def _end(self, names: Sequence[str], query: Callable[[], Any], *, retried: Collection[str] = ()) -> Flow[None]:
+        if self.database is None:
+            return
+        ended = {*names, *retried}
+        waiting = [token for token, name in self.unended.copy().items() if name in ended]
+        try:
+            yield from self._query(query, locks=True)
+        except FallbackUnavailable:
+            self.remember(names)
+        except BaseException:  # an interrupt
+            self.remember(names)
+            raise
+        else:
+            for token in waiting:
+                self.unended.pop(token, None)
 
     def _delete(self, names: Sequence[str]) -> None:
-        from redis_integration.models import FallbackTag
+        if EVERYTHING in names:
+            self._rows()._raw_delete(self.database)
+            return
+        start = f"{self.settings.key_prefix}:#"
+        tags, keys = [name for name in names if name.startswith(start)], [n for n in names if not n.startswith(start)]
+        for at in range(0, len(tags), BATCH):
+            self._tags().filter(tag__in=tags[at : at + BATCH])._raw_delete(self.database)
+        for at in range(0, len(keys), BATCH):
+            self._rows().filter(key__in=keys[at : at + BATCH])._raw_delete(self.database)
 
-        tagged = FallbackTag.objects.using(self.database).filter(tag__in=names).values("key")
-        self._rows().filter(Q(key__in=names) | Q(key__in=tagged))._raw_delete(self.database)
+    # Models cannot be imported before the app registry is ready, and decorators are.
 
     def _rows(self) -> Any:
-        # Models cannot be imported before the app registry is ready, and decorators are.
         from redis_integration.models import FallbackEntry
 
         return FallbackEntry.objects.using(self.database)
 
-    def _query(self, query: Callable[[], Any]) -> Flow[Any]:
+    def _tags(self) -> Any:
+        from redis_integration.models import FallbackTag
+
+        return FallbackTag.objects.using(self.database)
+
+    def _query(self, query: Callable[[], Any], *, locks: bool = False) -> Flow[Any]:
         if self.database is None:
-            return None
+            raise FallbackUnavailable("There is no fallback tier.")
         try:
-            return (yield Call(partial(self._ask, self.database, query)))
+            return (yield Call(partial(ask, self.database, query, locks=locks)))
+        except FallbackUnavailable:
+            raise
         except Exception as error:
             # Not only DatabaseError: a driver's own, no such app or database, a test that forbids it.
             logger.warning("redis_integration.fallback_failed %s: %s", type(error).__name__, error)
-            return None
-
-    def _ask(self, database: str, query: Callable[[], Any]) -> Any:
-        # An error inside the caller's transaction would break it; a savepoint keeps it ours.
-        in_block = connections[database].in_atomic_block
-        # Not while the seconds of `started_within` are already counted.
-        connections[database].ensure_connection()
-        with transaction.atomic(using=database) if in_block else nullcontext():
-            return query()
+            raise FallbackUnavailable(f"{type(error).__name__}: {error}") from error

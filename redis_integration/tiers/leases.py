@@ -1,23 +1,14 @@
-"""What a lease is, and whose. It knows no tier."""
+"""The names of leases and generations: what a token is, and whose. It knows no tier."""
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import NamedTuple
 
 from redis_integration.pools import run_in_child
 
 RANDOM_BYTES = 8
 _me = b""
-
-
-class Lease(NamedTuple):
-    """The right to fill one entry: who has it, in which life of the server, and what its tags stood for then."""
-
-    token: bytes
-    life: bytes
-    generations: tuple[bytes, ...]
 
 
 def lease_key(key: str) -> str:

@@ -23,7 +23,8 @@ from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
 from redis_integration.pools.life import life_of
-from redis_integration.tiers.leases import Lease, lease_key, make_generation
+from redis_integration.tiers import Lease
+from redis_integration.tiers.leases import lease_key, make_generation
 from redis_integration.tiers.scripts import EXPIRE, FILL, LEASE, Script
 
 logger = logging.getLogger("redis_integration")

@@ -134,7 +134,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "pending apart": (
         Edit(
             "computation.Computation._answer_without_lease",
-            'self.place(action.tier or "origin")',
+            'self.place("origin")',
             'self.place("redis")',
         ),
     ),

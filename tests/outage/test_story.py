@@ -35,11 +35,11 @@ def source():
 
 
 @pytest.fixture
-def proxy(server, settings, prefix):
-    """The server, behind a proxy that can be cut."""
+def proxy(server, settings, prefix, database):
+    """The server, behind a proxy that can be cut, and each kind of database behind that."""
     with CuttableProxy(server.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0"
-        settings.REDIS_INTEGRATION = {"default": {"URL": url, "KEY_PREFIX": prefix, **PATIENT}}
+        settings.REDIS_INTEGRATION = {"default": {"URL": url, "KEY_PREFIX": prefix, "DATABASE": database, **PATIENT}}
         yield proxy
 
 
@@ -72,7 +72,7 @@ def retry_now():
     get_redis_tier("default", is_async=False).breaker._due = 0
 
 
-def test_cut_off_redis_is_answered_by_the_origin_then_by_its_row(proxy, cached, source):
+def test_cut_off_redis_is_answered_by_the_origin_then_by_its_row(proxy, cached, source, database):
     """No error; one computation, then the fallback row."""
     load, _ = cached
     load()
@@ -84,7 +84,7 @@ def test_cut_off_redis_is_answered_by_the_origin_then_by_its_row(proxy, cached, 
 
     assert [first, load(), load()] == ["first"] * 3
     assert source.reads == 2
-    assert FallbackEntry.objects.count() == 1
+    assert FallbackEntry.objects.using(database).count() == 1
 
 
 def test_change_made_while_redis_is_cut_off_is_seen_at_once_and_afterwards(proxy, cached, source):
