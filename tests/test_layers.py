@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "redis_integration"
 
 LAYERS = [
-    ["__init__", "apps", "management.commands.redis_explain", "management.commands.redis_scan"],
-    ["checks", "views", "many"],
+    ["__init__", "apps", "management.commands.redis_explain", "management.commands.redis_fallback", "management.commands.redis_scan"],
+    ["checks", "views", "many", "admin"],
     ["decorators", "middleware", "model_tags"],
     ["batches", "explain", "protocols"],
     ["cache_aside", "explanations", "invalidation", "options"],
@@ -19,6 +19,7 @@ LAYERS = [
     ["claims"],
     ["caching"],
     ["background", "watch"],
+    ["pruning"],
     ["flights", "origins", "tiers.redis", "tiers.fallback", "transactions"],
     ["statements"],
     ["tiers", "tiers.leases", "tiers.scripts"],
