@@ -210,7 +210,8 @@ class _Look:
         if row is None:
             self.note(answer_why="no row of the database")
             return
-        stored, left, since = row
+        stored, left = bytes(row.payload), (row.fresh_until - row.now).total_seconds()
+        since = (row.now - row.started).total_seconds()
         self.note(size=len(stored), fresh_for=left)
         try:
             entry = unpack(stored, self.names.key)

@@ -9,6 +9,7 @@ import atexit
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 from math import inf
 from time import monotonic
 
@@ -17,6 +18,8 @@ from django.db import connections
 from redis_integration.conf import get_settings, is_under_test
 from redis_integration.flow import Call, Flow, run
 from redis_integration.pools import run_in_child
+from redis_integration.pruning import prune_if_due
+from redis_integration.tiers.fallback import FallbackTier
 from redis_integration.tiers.redis import RedisTier, get_redis_tier, used_aliases
 from redis_integration.transactions import open_connections
 
@@ -92,6 +95,9 @@ class Watch:
         for tier in self._tiers(is_async=is_async):
             try:
                 yield from tier.beat()
+                settings = get_settings(tier.alias)
+                yield from FallbackTier(settings, seconds_open=tier.breaker.seconds_open).retry_unended()
+                yield Call(partial(prune_if_due, tier.alias))
                 self._failing = False
             except Exception as error:
                 if not self._failing:

@@ -10,7 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "redis_integration"
 
 LAYERS = [
-    ["__init__", "apps", "management.commands.redis_explain", "management.commands.redis_fallback", "management.commands.redis_scan"],
+    [
+        "__init__",
+        "apps",
+        "management.commands.redis_explain",
+        "management.commands.redis_fallback",
+        "management.commands.redis_scan",
+    ],
     ["checks", "views", "many", "admin"],
     ["decorators", "middleware", "model_tags"],
     ["batches", "explain", "protocols"],

@@ -117,15 +117,13 @@ class FallbackTier:
         seconds = min(self._seconds_open(), self.settings.fallback_ttl) + 0.001
         return is_fresh & Q(started__gte=Now() - timedelta(seconds=seconds))
 
-    def find(self, key: str) -> Flow[tuple[bytes, float, float] | None]:
-        """The bytes of this key's row, the seconds it is still fresh, and those since its computation began. One query."""
-        return (yield from self._query(partial(self._find, key)))  # type: ignore[no-any-return]
-
-    def _find(self, key: str) -> tuple[bytes, float, float] | None:
-        rows = self._rows().filter(key=key, started__isnull=False).annotate(now=Now())
-        for payload, started, fresh_until, now in rows.values_list("payload", "started", "fresh_until", "now"):
-            return bytes(payload), (fresh_until - now).total_seconds(), (now - started).total_seconds()
-        return None
+    def find(self, key: str) -> Flow[Any]:
+        """This key's row as it is, with the database's `now`; None where no copy is in it. One query. Raises FallbackUnavailable."""
+        return (
+            yield from self._query(
+                lambda: self._rows().exclude(started=None).annotate(now=Now()).filter(key=key).first()
+            )
+        )
 
     def lease(
         self,
@@ -245,13 +243,10 @@ class FallbackTier:
 
     def remember(self, names: Sequence[str]) -> None:
         """Believe no rows of these names until they were deleted."""
-        if self.database is None:
-            return
-        self.unended.update((object(), name) for name in names)
+        self.unended.update((object(), name) for name in names if self.database is not None)
         if len(self.unended) > MOST_UNENDED:
-            few = [*self.unended]
             self.unended[object()] = EVERYTHING
-            for token in few:
+            for token in [*self.unended][:-1]:
                 self.unended.pop(token, None)
 
     def _end(self, names: Sequence[str], query: Callable[[], Any], *, retried: Collection[str] = ()) -> Flow[None]:
@@ -261,11 +256,10 @@ class FallbackTier:
         waiting = [token for token, name in self.unended.copy().items() if name in ended]
         try:
             yield from self._query(query, locks=True)
-        except FallbackUnavailable:
+        except BaseException as error:
             self.remember(names)
-        except BaseException:  # an interrupt
-            self.remember(names)
-            raise
+            if not isinstance(error, FallbackUnavailable):  # an interrupt
+                raise
         else:
             for token in waiting:
                 self.unended.pop(token, None)
@@ -276,10 +270,9 @@ class FallbackTier:
             return
         start = f"{self.settings.key_prefix}:#"
         tags, keys = [name for name in names if name.startswith(start)], [n for n in names if not n.startswith(start)]
-        for at in range(0, len(tags), BATCH):
-            self._tags().filter(tag__in=tags[at : at + BATCH])._raw_delete(self.database)
-        for at in range(0, len(keys), BATCH):
-            self._rows().filter(key__in=keys[at : at + BATCH])._raw_delete(self.database)
+        for rows, field, wanted in ((self._tags(), "tag__in", tags), (self._rows(), "key__in", keys)):
+            for at in range(0, len(wanted), BATCH):
+                rows.filter(**{field: wanted[at : at + BATCH]})._raw_delete(self.database)
 
     # Models cannot be imported before the app registry is ready, and decorators are.
 
