@@ -25,7 +25,7 @@ from redis_integration.policy import Redis
 from redis_integration.pools.life import life_of
 from redis_integration.tiers import Lease
 from redis_integration.tiers.leases import lease_key, make_generation
-from redis_integration.tiers.scripts import EXPIRE, FILL, LEASE, Script
+from redis_integration.tiers.scripts import EXPIRE, FILL, LEASE, PROBE, Script
 
 logger = logging.getLogger("redis_integration")
 
@@ -66,7 +66,7 @@ class RedisTier:
         return Redis.UP
 
     def beat(self) -> Flow[None]:
-        """Try Redis: a small write, and whether it is still the server that its connections know. One round trip.
+        """Try Redis: a small write, a small script, and whether it is still the server that its connections know. One round trip.
 
         What is pending is repeated first. An open breaker is left alone until it is due.
         """
@@ -90,8 +90,10 @@ class RedisTier:
             self.breaker.close()
 
     def _probe(self) -> Flow[None]:
-        replies, life = yield from self._speak(("UNLINK", f"{self.prefix}:#probe"), *pools.life_commands(self.alias))
-        if life_of(replies[1:]) != life:
+        # What a call needs: to write, to run a script and to read. Else it would close, and open again at the next call.
+        tries = ("UNLINK", probe := f"{self.prefix}:#probe"), ("EVAL", PROBE.source, 1, probe)
+        replies, life = yield from self._speak(*tries, *pools.life_commands(self.alias))
+        if life_of(replies[len(tries) :]) != life:
             # A primary that was demoted kept its process and its connections.
             pools.distrust_connections(self.alias)
 

@@ -80,6 +80,9 @@ end
 return 1
 """)
 
+# Whether a script may run, and read its key.
+PROBE = Script("return redis.call('GET', KEYS[1])")
+
 # ARGV: the format byte, where in the entry its freshness stands, what to write there.
 EXPIRE = Script("""
 redis.call('UNLINK', KEYS[2])

@@ -183,6 +183,25 @@ def test_server_that_refuses_writes_is_not_believed(tier_of_own, prefix, caplog)
     assert run(tier_of_own.state(Names(f"{prefix}:a"))) is Redis.DOWN
 
 
+@pytest.mark.parametrize("rule", ["-@read", "-@scripting", "-@write"])
+def test_server_that_refuses_what_calls_need_is_not_believed(tier_of_own, prefix, rule):
+    """Where the try needed less than a call does, the breaker closed and opened again every second."""
+    tier_of_own.breaker.open("gone")
+    tier_of_own.breaker._due = 0
+    get_redis().execute_command("ACL", "SETUSER", "default", rule)
+
+    assert run(tier_of_own.state(Names(f"{prefix}:a"))) is Redis.DOWN
+
+
+@pytest.mark.parametrize("options", [{"DISTRUST_RESTARTS": False}])
+def test_server_that_is_trusted_after_a_restart_is_found_again(tier, prefix):
+    """Its life is not asked for."""
+    tier.breaker.open("gone")
+    tier.breaker._due = 0
+
+    assert run(tier.state(Names(f"{prefix}:a"))) is Redis.UP
+
+
 def test_full_server_refuses_stores_and_keeps_the_breaker_closed(tier_of_own, prefix):
     """OOM skips the store; reads and invalidations go on."""
     run(store(tier_of_own, Names(f"{prefix}:a"), entry()))
