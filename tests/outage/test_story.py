@@ -140,7 +140,7 @@ def test_frozen_redis_is_given_up_on(live_own, cached, source):
         lambda client: client.replicaof("127.0.0.1", "1"),
         lambda client: client.config_set("min-replicas-to-write", 1),
         lambda client: client.flushall(),
-        lambda client: client.shutdown(nosave=True, now=True),
+        lambda client: client.shutdown(nosave=True),
     ],
     ids=["NOAUTH", "OOM", "NOPERM", "READONLY", "NOREPLICAS", "FLUSHALL", "gone"],
 )
