@@ -24,7 +24,7 @@ from tests.databases import (
 _numbers = itertools.count()
 
 # A busy machine must not look like a slow Redis: only tests about timeouts have short ones.
-PATIENT = {"COMMAND_TIMEOUT": 10, "CONNECT_TIMEOUT": 10, "POOL_TIMEOUT": 10}
+PATIENT = {"COMMAND_TIMEOUT": 10, "CONNECT_TIMEOUT": 10, "POOL_TIMEOUT": 10, "REQUEST_BUDGET": 60}
 BRISK = {"COMMAND_TIMEOUT": 1, "CONNECT_TIMEOUT": 1}
 
 

@@ -117,7 +117,6 @@ def scene(fault, is_async, settings, server, prefix, tmp_path):
                 "URL": fault.url.format(port=proxy.port),
                 "KEY_PREFIX": prefix,
                 "MAX_CONNECTIONS": CONNECTIONS,
-                "REQUEST_BUDGET": 60,
                 **PATIENT,
                 "POOL_TIMEOUT": 0.01,
             }

@@ -34,6 +34,7 @@ def options_of(job: Job) -> dict[str, Any]:
         "COMMAND_TIMEOUT": 10,
         "CONNECT_TIMEOUT": 10,
         "POOL_TIMEOUT": 10,
+        "REQUEST_BUDGET": 60,
         **job.get("options", {}),
     }
 
