@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from redis_integration import budget, flights, origins, pools
 from redis_integration.cache_aside import MISS, find_answer, look_all, state
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
-from redis_integration.claims import Claim, limit_of
+from redis_integration.claims import Claim
 from redis_integration.computation import Computation
 from redis_integration.conf import get_settings
 from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
@@ -79,7 +79,7 @@ class Batch:
         self.names = names
         self.compute = compute
         self.is_async = is_async
-        self.give_up = limit_of(caching)
+        self.called_at = monotonic()
         self.values: dict[int, Any] = {}
 
     def answer(self) -> Flow[Outcome]:
@@ -151,7 +151,7 @@ class Batch:
 
     def _claim(self, index: int, tiers: Tiers, redis: Redis, first: First) -> Flow[Claim]:
         names, reading = self.names[index], Reading(redis, asked=frozenset({"redis"}))
-        claim = Claim(self.caching, names, tiers, reading=reading, is_refresh=False, give_up=self.give_up)
+        claim = Claim(self.caching, names, tiers, reading=reading, is_refresh=False, called_at=self.called_at)
         try:
             if redis is Redis.UP:
                 claim.take((yield from tiers.redis.read(names, first)), "redis")
@@ -174,7 +174,7 @@ class Batch:
                     (mine if seat.computation.claim.reading.right is Right.WON else bare).append(seat)
                 elif verb == "answer":
                     self.values[seat.at] = seat.computation.claim.value
-                elif monotonic() < self.give_up:
+                elif seat.computation.claim.time_left():
                     others.append(seat.at)
                 else:
                     bare.append(seat)
@@ -196,8 +196,10 @@ class Batch:
             return ()
         place = None
         if get_redis_tier(self.caching.alias, is_async=self.is_async).breaker.is_cold():
-            place = yield from origins.enter(max(0.0, self.give_up - monotonic()), is_async=self.is_async)
+            place = yield from origins.enter(self.caching.lease_timeout, is_async=self.is_async)
         started = monotonic()
+        for seat in seats:
+            seat.flight.begun_at = started
         with flights.boarding(*(seat.flight for seat in seats)), origins.held(place):
             outcome: Outcome = yield self.compute(chosen)
         took = monotonic() - started

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis_integration import budget, pools
 from redis_integration.caching import Answer, Caching, Tiers
-from redis_integration.claims import Claim, limit_of
+from redis_integration.claims import Claim
 from redis_integration.computation import Computation
 from redis_integration.conf import get_settings
 from redis_integration.exceptions import FallbackUnavailable, RedisUnavailable, UnreadableEntry
@@ -41,13 +41,15 @@ def look(caching: Caching, names: Names) -> tuple[Any, First]:
     This is the first row of the policy's table in straight code: most calls end here, and the flow would cost a third more.
     """
     tier = get_redis_tier(caching.alias, is_async=False)
-    if monotonic() > watch.overdue_at:
+    called_at = monotonic()
+    if called_at > watch.overdue_at:
         run(watch.catch_up(is_async=False))
     if not tier.is_quiet or is_any_unsent():
         return MISS, None
     try:
         first = pools.exchange(caching.alias, (tier.question(names),))
     except RedisUnavailable as failure:
+        failure.called_at = called_at
         return MISS, failure
     return _fresh_value(caching, names, tier, first), first
 
@@ -55,13 +57,15 @@ def look(caching: Caching, names: Names) -> tuple[Any, First]:
 async def alook(caching: Caching, names: Names) -> tuple[Any, First]:
     """See `look`."""
     tier = get_redis_tier(caching.alias, is_async=True)
-    if monotonic() > watch.overdue_at:
+    called_at = monotonic()
+    if called_at > watch.overdue_at:
         await arun(watch.catch_up(is_async=True))
     if not tier.is_quiet or is_any_unsent():
         return MISS, None
     try:
         first = await pools.aexchange(caching.alias, (tier.question(names),))
     except RedisUnavailable as failure:
+        failure.called_at = called_at
         return MISS, failure
     return _fresh_value(caching, names, tier, first), first
 
@@ -119,14 +123,16 @@ def _find_answer(
     caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool, refresh: bool, first: First
 ) -> Flow[Answer]:
     tiers = Tiers(caching.alias, is_async=is_async, durable=caching.durable)
-    looks, give_up = dict(LOOKS), limit_of(caching)
+    looks = dict(LOOKS)
+    # Of a call that waited for Redis in vain, when it began to.
+    called_at = (first.called_at if isinstance(first, RedisUnavailable) else 0.0) or monotonic()
     while True:
         reading = Reading(
             (yield from state(tiers, names)),
             in_background=caching.in_background,
             asked=_EVERY_TIER if refresh else _NO_TIER,
         )
-        claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, give_up=give_up)
+        claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, called_at=called_at)
         while (action := decide(claim.reading)).verb == "ask":
             tier: TierName = "redis" if action.tier == "redis" else "fallback"
             claim.reading = claim.reading._replace(asked=claim.reading.asked | {tier})

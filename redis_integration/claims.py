@@ -32,11 +32,6 @@ GROWTH = 1.5
 _tasks: set[asyncio.Task[None]] = set()
 
 
-def limit_of(caching: Caching) -> float:
-    """When (monotonic seconds) a call that begins now ends all its waiting."""
-    return monotonic() + 2 * caching.lease_timeout
-
-
 class Claim:
     """One call's knowledge: `seen` is the entry it read and cannot use, `value` that of a copy.
 
@@ -44,7 +39,7 @@ class Claim:
     """
 
     def __init__(
-        self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool, give_up: float
+        self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool, called_at: float
     ) -> None:
         self.caching = caching
         self.names = names
@@ -57,8 +52,12 @@ class Claim:
         self.tier: TierName = "redis"
         self.lease: Lease | None = None
         self.row: Lease | None = None
-        # All waiting of one call ends here: for an owner which may itself wait for another process, and for the next one.
-        self.give_up = give_up
+        self.called_at = called_at  # monotonic seconds
+
+    @property
+    def give_up(self) -> float:
+        """When all waiting of this call ends: for an owner which may itself wait for another process, and for the next one."""
+        return self.called_at + 2 * self.caching.lease_timeout
 
     def time_left(self) -> float:
         """Seconds for which this call may still wait for others."""

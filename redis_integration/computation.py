@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from redis_integration import background, flights, origins
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
-from redis_integration.claims import Claim, limit_of
+from redis_integration.claims import Claim
 from redis_integration.entries import Entry
 from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flights import FOUND, PRIVATE, REFUSED, Flight, Landing, Place, Verdict
@@ -69,6 +69,8 @@ class Computation:
             action = decide(self.claim.reading)
         if standing.is_inside:
             return (yield from self._answer_inside(standing, action))
+        if (flight := self._find_younger()) is not None:
+            return (yield from self._join(flight))
         if action.verb == "compute":
             return (yield from self._answer_without_lease())
         if flights.is_private(self.names.key):
@@ -96,6 +98,12 @@ class Computation:
     def place(self, target: str) -> Place:
         """Where those who compute this entry for this tier meet."""
         return self.names.key, target, self.tiers.is_async, *self.names.stamp
+
+    def _find_younger(self) -> Flight | None:
+        # At the moment Redis goes, calls of one time come here by different ways: some have waited for it, some for a connection.
+        if self.claim.is_refresh or self.claim.reading.found is not None or flights.is_private(self.names.key):
+            return None
+        return flights.find_younger(map(self.place, ("redis", "fallback", "origin")), self.claim.called_at)
 
     def _join(self, flight: Flight) -> Flow[Answer | None]:
         self.landing = landing = yield from self._wait_for(flight)
@@ -251,6 +259,8 @@ class Computation:
         if self.tiers.redis.breaker.is_cold():
             place = yield from origins.enter(self.claim.time_left(), is_async=self.tiers.is_async)
         started = monotonic()
+        if flight is not None:
+            flight.begun_at = started
         with flights.boarding(flight), origins.held(place):
             outcome: Outcome = yield self.compute()
         return outcome, monotonic() - started
@@ -274,7 +284,7 @@ def refresh(caching: Caching, names: Names, compute: Callable[[], Any], *, is_as
     reading = Reading((yield from tiers.redis.state(names)), asked=frozenset({"redis"}))
     if reading.redis is not Redis.UP:
         return
-    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, give_up=limit_of(caching))
+    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, called_at=monotonic())
     try:
         claim.take((yield from tiers.redis.read(names)), "redis")
     except (RedisUnavailable, UnreadableEntry):

@@ -35,6 +35,8 @@ class RedisUnavailable(RedisIntegrationError):
         self.remedy = remedy
         self.lost = lost
         self.is_short = is_short
+        # Monotonic seconds: when the call began that has met it, as far as somebody noted it.
+        self.called_at = 0.0
 
 
 class FallbackUnavailable(RedisIntegrationError):

@@ -66,6 +66,7 @@ class Flight(Waiters):
         self.is_ended = False
         self.has_company = False
         self.landing: Landing | None = None
+        self.begun_at = 0.0  # monotonic seconds: when its origin call began
         self._pilot = weakref.ref(pilot)
         # A loop that is closed leaves its tasks, and with them their pilots, to the garbage collector.
         self._loop = asyncio._get_running_loop()
@@ -126,6 +127,19 @@ def begin(flight: Flight) -> None:
     with _lock:
         flight.is_open = False
     flight.after = None
+
+
+def find_younger(places: Iterable[Place], called_at: float) -> Flight | None:
+    """A flight to join whose origin call began after this time: what it brings is no older than a call of then."""
+    if not _flights:
+        return None
+    with _lock:
+        for place in places:
+            there = _flights.get(place)
+            if there is not None and not there.is_over and there.begun_at > called_at:
+                there.has_company = True
+                return there
+    return None
 
 
 def leave(flight: Flight) -> None:

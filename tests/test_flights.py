@@ -17,6 +17,7 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.test import RequestFactory
 
+from demo_project.proxy import CuttableProxy
 from redis_integration import ainvalidate, cache_aside, cache_aside_view, flights, get_redis, invalidate
 from redis_integration.caching import Caching, Tiers
 from redis_integration.claims import Claim
@@ -504,6 +505,35 @@ def test_stampede_without_leases_costs_two_computations_one_after_the_other(live
     assert (origin.calls, origin.most) == (2, 1)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_callers_at_the_moment_redis_freezes_compute_once(server, settings, prefix, threads, price, origin):
+    """Some wait for a reply, some for a connection; whoever called before the origin was called takes what it brings."""
+    with CuttableProxy(server.port) as proxy:
+        url, short = f"redis://127.0.0.1:{proxy.port}/0", {"POOL_TIMEOUT": 2, "COMMAND_TIMEOUT": 3}
+        settings.REDIS_INTEGRATION = {"default": {"URL": url, "KEY_PREFIX": prefix, "MAX_CONNECTIONS": 2, **short}}
+        get_redis().ping()
+        proxy.freeze()
+
+        calls = call_all(threads, price, count=20, joined=19)
+        origin.go.set()
+
+        assert results(calls) == [{"call": 1}] * 20
+    assert origin.calls == 1
+
+
+@pytest.mark.parametrize(("called_at", "is_joined"), [(99.0, True), (100.0, False), (101.0, False)])
+def test_flight_that_has_begun_is_joined_by_who_called_before(called_at, is_joined):
+    """What it brings is no older than their calls; whoever called later gets something newer."""
+    flight, pilot = flights.enter(PLACE, NAMES)
+    flights.begin(flight)
+    flight.begun_at = 100.0
+
+    found = flights.find_younger([("another", "redis", False), PLACE], called_at)
+
+    assert (found is flight) is flight.has_company is is_joined
+    assert pilot is not None
+
+
 @pytest.mark.parametrize("refuse_leases", [make_pending, make_full])
 def test_stampede_of_tasks_without_leases_costs_two_computations(live_own, refuse_leases):
     """The same for coroutine functions."""
@@ -633,18 +663,18 @@ def test_row_that_was_being_computed_during_an_invalidation_is_not_filled(down, 
     assert price(7) == {"call": 2}
 
 
-def claim_of_a_held_lease(prefix, *, lease_timeout=60.0, give_up):
+def claim_of_a_held_lease(prefix, *, lease_timeout=60.0, called_at):
     caching = Caching(name="a", ttl=60, codec=json_codec, lease_timeout=lease_timeout)
     names = Names(f"{prefix}:a")
     get_redis().set(f"{{{names.key}}}:lease", "another", px=60_000)
     reading = Reading(Redis.UP, asked=frozenset({"redis"}))
     tiers = Tiers("default", is_async=False)
-    return Claim(caching, names, tiers, reading=reading, is_refresh=False, give_up=give_up)
+    return Claim(caching, names, tiers, reading=reading, is_refresh=False, called_at=called_at)
 
 
 def test_call_whose_time_is_over_waits_for_no_lease(live, prefix):
     """All flights and leases that it waits for share one limit, two lease times."""
-    claim = claim_of_a_held_lease(prefix, give_up=time.monotonic() - 1)
+    claim = claim_of_a_held_lease(prefix, called_at=time.monotonic() - 121)
     claim.tiers.pause = None
 
     assert run(claim.win(may_wait=True)) == ("compute", None)
@@ -652,7 +682,7 @@ def test_call_whose_time_is_over_waits_for_no_lease(live, prefix):
 
 def test_pauses_of_a_waiter_grow_and_are_random(live, prefix):
     """From 10 ms, half as long again each time, to 250 ms; each is up to a half shorter, so that waiters spread out."""
-    claim, pauses = claim_of_a_held_lease(prefix, give_up=inf), []
+    claim, pauses = claim_of_a_held_lease(prefix, called_at=inf), []
     longest = [min(0.01 * 1.5**number, 0.25) for number in range(40)]
 
     def pause(seconds):
@@ -668,7 +698,7 @@ def test_pauses_of_a_waiter_grow_and_are_random(live, prefix):
 
 def test_waiter_gives_up_after_lease_timeout(live, prefix):
     """Its pauses are no longer than what is left, and then it computes without a lease."""
-    claim, pauses = claim_of_a_held_lease(prefix, lease_timeout=0.5, give_up=inf), []
+    claim, pauses = claim_of_a_held_lease(prefix, lease_timeout=0.5, called_at=inf), []
 
     def pause(seconds):
         pauses.append(seconds)

@@ -217,6 +217,8 @@ class Protocol:
     def enter(self, w: World, i: int, me: Actor) -> Steps:
         p = self.agents[i].home
         owner = w.homes[p].flight
+        if owner is None and me.stale is None:
+            owner = self.begun_later(w, i, me)
         if owner is None:
             yield "begins a flight", w.home(p, flight=i).actor(i, step="lease")
         elif me.stale is not None:
@@ -229,10 +231,26 @@ class Protocol:
         owner = w.homes[p].forming
         if w.homes[p].flight is not None and not self.has("pending apart"):
             owner = w.homes[p].flight
+        if owner is None:
+            owner = self.begun_later(w, i, me)
         if owner is not None:
             yield f"joins {letter(owner)}", w.actor(i, step="joined", host=owner)
         else:
             yield "begins a bare flight", w.home(p, forming=i).actor(i, step="compute")
+
+    def begun_later(self, w: World, i: int, me: Actor) -> int | None:
+        """Whose computation may be joined though its origin call has begun: what it reads is no older than this call."""
+        home = w.homes[self.agents[i].home]
+        for owner in (home.flight, home.running):
+            if owner is not None and (me.later >> owner & 1 or not self.has("only what began after the call")):
+                return owner
+        return None
+
+    def note_begun(self, w: World, i: int) -> World:
+        for j, other in enumerate(w.actors):
+            if j != i and other.step not in ("", "gone") and self.agents[j].home == self.agents[i].home:
+                w = w.actor(j, later=other.later | 1 << i)
+        return w
 
     def lease(self, w: World, i: int, me: Actor) -> Steps:
         entry = w.server.entry
@@ -302,12 +320,12 @@ class Protocol:
             w = self.tell(self.leave(w, i), i, value, ok=True).actor(i, transaction=waiting)
             yield what, self.answer(w, i, value)
         elif me.token or self.operation(i, me) == "refresh":
-            yield what, w.actor(i, value=value, step="send")
+            yield what, self.note_begun(w, i).actor(i, value=value, step="send")
         elif me.alone:
             yield what, self.answer(w, i, value)
         elif w.homes[p].running is None or not self.has("bare flights in a row"):
             w = self.leave(w, i) if self.has("bare until it begins") else w
-            yield what, w.home(p, running=i).actor(i, value=value, ok=True, step="publish")
+            yield what, self.note_begun(w, i).home(p, running=i).actor(i, value=value, ok=True, step="publish")
 
     def send(self, w: World, i: int, me: Actor) -> Steps:
         if not self.has("generations before the origin"):

@@ -132,6 +132,11 @@ MUTATIONS = (
     Mutation("a dead flight is over", "cancelled", "the joiners of a cancelled owner wait in vain"),
     Mutation("exceptions need the release", "exception, by key", "a joiner is given an error of before the write"),
     Mutation("bare until it begins", "pending, two writers", "who joins after the origin has read takes what it read"),
+    Mutation(
+        "only what began after the call",
+        "pending, two writers",
+        "who calls after the origin has read, and an acknowledged write, joins what it read",
+    ),
     Mutation("bare flights in a row", "pending", "every caller of a pending name computes at once"),
     Mutation("pending", "pending", "the process serves what it has invalidated itself"),
     # Tags

@@ -69,6 +69,7 @@ class Actor(NamedTuple):
     value: int = 0
     ok: bool = False
     host: int | None = None
+    later: int = 0  # whose origin calls in this process began after this call
     again: bool = False  # it had joined a flight in vain
     alone: bool = False
     whole: bool = False  # the server did not know the script: its source is sent
