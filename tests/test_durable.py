@@ -155,6 +155,23 @@ def test_confirmed_invalidation_by_tag_ends_the_row(cached, source, redis):
     assert load() == "second"
 
 
+@pytest.mark.parametrize("by_tag", [False, True])
+def test_what_was_computed_before_the_write_is_not_stored_after_it(source, redis, by_tag):
+    """The row is leased before the origin, so that an invalidation meanwhile has something to end."""
+    load, forget = cached_function(source)
+
+    def read():
+        source.read = lambda: "second"
+        invalidate(tags=["t"]) if by_tag else forget()
+        return "first"
+
+    source.read = read
+    assert load() == "first"
+    redis.go()
+
+    assert load() == "second"
+
+
 def test_row_past_its_ttl_is_the_answer_where_the_origin_raises(cached, source, rows, redis):
     """With Redis gone, and when it is back and empty."""
     load, _ = cached

@@ -8,10 +8,13 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 
 from redis_integration import ainvalidate, cache_aside, invalidate
+from redis_integration.caching import Tiers
+from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.models import FallbackEntry
-from redis_integration.tiers.redis import get_redis_tier
+from redis_integration.tiers import make_token
+from redis_integration.tiers.redis import RedisTier, get_redis_tier
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -93,6 +96,23 @@ def test_invalidation_during_an_outage_ends_the_fallback_row(live_own):
 
     assert FallbackEntry.objects.count() == 0
     assert count() == 1
+
+
+def test_invalidation_that_redis_did_not_confirm_ends_the_row_behind_a_closed_breaker(count, monkeypatch):
+    """Another process, for which Redis is down, would answer it."""
+
+    def busy(self, names):
+        raise RedisUnavailable("The pool is exhausted.", kind=Kind.BUSY)
+        yield
+
+    names, tiers = Names(count.key_for()), Tiers("default", is_async=False)
+    run(tiers.fallback.lease(names, None, make_token(), seconds=10.0, kept=60.0, replace=True))
+    monkeypatch.setattr(RedisTier, "_unlink", busy)
+
+    count.invalidate()
+
+    assert tiers.redis.breaker.is_closed
+    assert not FallbackEntry.objects.exists()
 
 
 def test_ainvalidate_waits_for_the_commit_of_its_thread(count):
