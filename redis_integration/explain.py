@@ -207,7 +207,7 @@ class _Look:
         except (FallbackUnavailable, UnreadableEntry) as error:
             self.note(answer_why=f"no row of the database: {error}")
             return
-        if row is None:
+        if row is None or row.started is None:
             self.note(answer_why="no row of the database")
             return
         stored, left = bytes(row.payload), (row.fresh_until - row.now).total_seconds()

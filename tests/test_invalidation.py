@@ -13,7 +13,7 @@ from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.models import FallbackEntry
-from redis_integration.tiers import make_token
+from redis_integration.tiers.leases import make_token
 from redis_integration.tiers.redis import RedisTier, get_redis_tier
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,7 +14,7 @@ from time import time
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError
-from django.db.models import BinaryField, Case, CharField, Exists, F, Q, Value, When
+from django.db.models import BinaryField, Case, CharField, DateTimeField, Exists, F, Q, Value, When
 from django.db.models.constants import OnConflict
 from django.db.models.functions import Now
 
@@ -33,6 +33,7 @@ logger = logging.getLogger("redis_integration")
 BATCH = 500
 # Seconds that a durable row is kept past its ttl, to be answered where the origin raises: a long weekend, and somebody sees it.
 KEPT_PAST_TTL = 7 * 86_400.0
+LOOKS = 3  # at a row, where nobody can say whether it is of this outage
 MOST_UNENDED = 1_000  # names; above it no row is believed
 EVERYTHING = ""
 
@@ -63,27 +64,21 @@ class FallbackTier:
     def __init__(self, settings: RedisSettings, *, seconds_open: Callable[[], float], durable: bool = False) -> None:
         self.settings = settings
         self.database = settings.database if settings.fallback else None
+        # Whether also what Redis confirmed ends rows.
+        self.ends_every_row = self.database is not None and settings.fallback == "durable"
         self.is_durable = durable and self.ends_every_row
+        self._kept_past_ttl = KEPT_PAST_TTL if self.is_durable else 0.0
         self.unended = _unended.setdefault(settings, {})
         self._seconds_open = seconds_open
         self._look: Look | None = None
 
-    @property
-    def _kept_past_ttl(self) -> float:
-        return KEPT_PAST_TTL if self.is_durable else 0.0
-
-    @property
-    def ends_every_row(self) -> bool:
-        """Whether also what Redis confirmed ends rows."""
-        return self.database is not None and self.settings.fallback == "durable"
-
     def read(self, names: Names, *, stale: bool = False) -> Flow[Entry | None]:
-        """See `Tier.read`; one query. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
+        """See `Tier.read`; one query, in the first moments of an outage up to 3. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
         if self.unended and not {EVERYTHING, names.key, *names.tags}.isdisjoint(self.unended.copy().values()):
             raise FallbackUnavailable("Its row could not be ended.")
         found: Any = yield from self._query(partial(self._select, names, stale=stale))
-        tags = {name: (bytes(body), until - now) for name, lease, body, until, now in found if lease is None}
-        rows = [(lease, body, until > now) for _, lease, body, until, now in found if lease is not None]
+        tags = {name: (bytes(body), until - now) for name, lease, body, until, now, _ in found if lease is None}
+        rows = [(lease, body, until > now) for _, lease, body, until, now, _ in found if lease is not None]
         lease, body, is_held = rows[0] if rows else (None, None, False)
         self._look = Look(lease, is_held, tags)
         if body is None:
@@ -98,32 +93,36 @@ class FallbackTier:
         return entry if entry.tags == (*generations, *names.stamp) else None
 
     def _select(self, names: Names, *, stale: bool = False) -> list[Any]:
-        body = Case(When(self._is_believed(stale=stale), then=F("payload")), output_field=BinaryField())
-        rows = self._rows().filter(key=names.key).annotate(body=body, now=Now())
-        found = rows.values_list("key", "lease", "body", "held_until", "now")
-        return [*(found.union(self._select_tags(names.tags), all=True) if names.tags else found)]
+        for _ in range(LOOKS):
+            seconds = self._seconds_open()
+            body = Case(When(self._is_believed(seconds, stale=stale), then=F("payload")), output_field=BinaryField())
+            rows = self._rows().filter(key=names.key).annotate(body=body, now=Now())
+            every = rows.values_list("key", "lease", "body", "held_until", "now", "started")
+            found = [*(every.union(self._select_tags(names.tags), all=True) if names.tags else every)]
+            ages = [(now - started).total_seconds() for *_, now, started in found if started]
+            # Of a row of the first moments of an outage, the time decides that the question took to the database's clock.
+            if self.is_durable or not any(seconds < age <= self._seconds_open() for age in ages):
+                break
+        return found
 
     def _select_tags(self, tags: Sequence[str]) -> Any:
-        found = self._tags().filter(tag__in=tags).annotate(lease=Value(None, CharField()), now=Now())
-        return found.values_list("tag", "lease", "generation", "kept_until", "now")
+        nothing = {"lease": Value(None, CharField()), "started": Value(None, DateTimeField())}
+        found = self._tags().filter(tag__in=tags).annotate(now=Now(), **nothing)
+        return found.values_list("tag", "lease", "generation", "kept_until", "now", "started")
 
-    def _is_believed(self, *, stale: bool) -> Q:
+    def _is_believed(self, seconds_open: float, *, stale: bool) -> Q:
         if stale and self.is_durable:
             return Q(started__isnull=False, kept_until__gt=Now())
         is_fresh = Q(fresh_until__gt=Now())
         if self.is_durable:
             return is_fresh
         # Rows of an earlier outage are older than invalidations that only Redis has seen since. Databases may tick in ms.
-        seconds = min(self._seconds_open(), self.settings.fallback_ttl) + 0.001
+        seconds = min(seconds_open, self.settings.fallback_ttl) + 0.001
         return is_fresh & Q(started__gte=Now() - timedelta(seconds=seconds))
 
     def find(self, key: str) -> Flow[Any]:
-        """This key's row as it is, with the database's `now`; None where no copy is in it. One query. Raises FallbackUnavailable."""
-        return (
-            yield from self._query(
-                lambda: self._rows().exclude(started=None).annotate(now=Now()).filter(key=key).first()
-            )
-        )
+        """This key's row as it is, with the database's `now`. One query. Raises FallbackUnavailable."""
+        return (yield from self._query(lambda: self._rows().annotate(now=Now()).filter(key=key).first()))
 
     def lease(
         self,
@@ -159,7 +158,7 @@ class FallbackTier:
         tags = look.tags if look is not None else {}
         if look is None and names.tags:
             found = self._select_tags(names.tags)
-            tags = {name: (bytes(generation), until - now) for name, _, generation, until, now in found}
+            tags = {name: (bytes(generation), until - now) for name, _, generation, until, now, _ in found}
         # Before the row's lease, and so before the origin: from then on an invalidation finds something to end.
         lease = Lease(token, generations=self._generations(names.tags, tags, timedelta(seconds=kept)))
         writes[self.settings] += 1

@@ -126,6 +126,16 @@ def test_row_above_max_entry_bytes_is_unreadable(tier):
     assert run(tier.read(Names("t:a"))) is None
 
 
+def test_row_of_the_first_moment_is_looked_at_again(tier, outage, django_assert_max_num_queries, database):
+    """Until the question reaches the database's clock, a row looks older than the outage in which it was made."""
+    run(write(tier, Names("t:a"), entry()))
+    asked = iter([0.0, 60.0, 60.0])
+    tier._seconds_open = lambda: next(asked)
+
+    with django_assert_max_num_queries(2, connection=connections[database]):
+        assert run(tier.read(Names("t:a"))) is not None
+
+
 def test_row_of_an_earlier_outage_is_not_believed(tier, outage):
     """A row whose origin call began before this outage is older than invalidations it has not seen."""
     run(write(tier, Names("t:a"), entry()))
