@@ -210,7 +210,7 @@ class _Look:
         if row is None or row.started is None:
             self.note(answer_why="no row of the database")
             return
-        stored, left = bytes(row.payload), (row.fresh_until - row.now).total_seconds()
+        stored, left = bytes(row.body), (row.fresh_until - row.now).total_seconds()
         since = (row.now - row.started).total_seconds()
         self.note(size=len(stored), fresh_for=left)
         try:

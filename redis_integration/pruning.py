@@ -8,7 +8,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
-from django.db import connections
 from django.db.models import Count, Max, Min, Q, Sum
 from django.db.models.functions import Length, Now
 
@@ -17,6 +16,7 @@ from redis_integration.exceptions import FallbackUnavailable
 from redis_integration.statements import ask
 from redis_integration.tiers.fallback import writes
 from redis_integration.tiers.redis import get_redis_tier
+from redis_integration.tiers.rows import rows_of, tags_of
 
 BATCH = 500
 # Seconds between two prunings: in an outage every page becomes a row.
@@ -111,11 +111,7 @@ def prune_if_due(alias: str = "default") -> bool:
 
 
 def _tables(alias: str) -> tuple[Any, Any, str]:
-    from redis_integration.models import FallbackEntry, FallbackTag
-
     settings = get_settings(alias)
     if settings.database is None or settings.fallback is None:
         raise FallbackUnavailable(f"The alias {alias!r} has no fallback tier: DATABASE or FALLBACK is None.")
-    connections[settings.database].ensure_connection()
-    using = settings.database
-    return FallbackEntry.objects.using(using), FallbackTag.objects.using(using), using
+    return rows_of(settings.database), tags_of(settings.database), settings.database

@@ -28,7 +28,7 @@ LAYERS = [
     ["pruning"],
     ["flights", "origins", "tiers.redis", "tiers.fallback", "transactions"],
     ["statements"],
-    ["tiers", "tiers.leases", "tiers.scripts"],
+    ["tiers", "tiers.leases", "tiers.rows", "tiers.scripts"],
     ["pools"],
     ["pools.sync", "pools.asynchronous"],
     ["pools.slots"],
@@ -104,4 +104,4 @@ def test_imports_of_modules_and_of_names_are_seen():
     path = PACKAGE / "tiers" / "redis.py"
 
     assert {"pools", "breaker", "conf", "entries"} <= imports_of(path)
-    assert "models" in imports_of(PACKAGE / "tiers" / "fallback.py")
+    assert "models" in imports_of(PACKAGE / "tiers" / "rows.py")

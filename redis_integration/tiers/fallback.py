@@ -14,8 +14,7 @@ from time import time
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError
-from django.db.models import BinaryField, Case, CharField, DateTimeField, Exists, F, Q, Value, When
-from django.db.models.constants import OnConflict
+from django.db.models import Exists, F
 from django.db.models.functions import Now
 
 from redis_integration.conf import RedisSettings
@@ -26,11 +25,10 @@ from redis_integration.keys import Names
 from redis_integration.statements import ask
 from redis_integration.tiers import Lease
 from redis_integration.tiers.leases import RANDOM_BYTES, make_generation
+from redis_integration.tiers.rows import Found, delete, find, find_tags, rows_of, tags_of, write_tags
 
 logger = logging.getLogger("redis_integration")
 
-# Names in one DELETE: below every database's limit of parameters.
-BATCH = 500
 # Seconds that a durable row is kept past its ttl, to be answered where the origin raises: a long weekend, and somebody sees it.
 KEPT_PAST_TTL = 7 * 86_400.0
 LOOKS = 3  # at a row, where nobody can say whether it is of this outage
@@ -64,27 +62,32 @@ class FallbackTier:
     def __init__(self, settings: RedisSettings, *, seconds_open: Callable[[], float], durable: bool = False) -> None:
         self.settings = settings
         self.database = settings.database if settings.fallback else None
-        # Whether also what Redis confirmed ends rows.
-        self.ends_every_row = self.database is not None and settings.fallback == "durable"
         self.is_durable = durable and self.ends_every_row
-        self._kept_past_ttl = KEPT_PAST_TTL if self.is_durable else 0.0
         self.unended = _unended.setdefault(settings, {})
         self._seconds_open = seconds_open
         self._look: Look | None = None
+
+    @property
+    def _kept_past_ttl(self) -> float:
+        return KEPT_PAST_TTL if self.is_durable else 0.0
+
+    @property
+    def ends_every_row(self) -> bool:
+        """Whether also what Redis confirmed ends rows."""
+        return self.database is not None and self.settings.fallback == "durable"
 
     def read(self, names: Names, *, stale: bool = False) -> Flow[Entry | None]:
         """See `Tier.read`; one query, in the first moments of an outage up to 3. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
         if self.unended and not {EVERYTHING, names.key, *names.tags}.isdisjoint(self.unended.copy().values()):
             raise FallbackUnavailable("Its row could not be ended.")
-        found: Any = yield from self._query(partial(self._select, names, stale=stale))
-        tags = {name: (bytes(body), until - now) for name, lease, body, until, now, _ in found if lease is None}
-        rows = [(lease, body, until > now) for _, lease, body, until, now, _ in found if lease is not None]
-        lease, body, is_held = rows[0] if rows else (None, None, False)
-        self._look = Look(lease, is_held, tags)
-        if body is None:
+        seconds, found = yield from self._query(partial(self._select, names))
+        tags = {each.name: (bytes(each.body), each.until - each.now) for each in found if each.lease is None}
+        row = next((each for each in found if each.lease is not None), None)
+        self._look = Look(row and row.lease, row is not None and row.until > row.now, tags)
+        if row is None or not self._believes(row, timedelta(seconds=seconds), stale=stale):
             return None
         try:
-            entry = unpack(bytes(body), names.key, self.settings.max_entry_bytes)
+            entry = unpack(bytes(row.body), names.key, self.settings.max_entry_bytes)
         except UnreadableEntry as error:
             # Of another version of this package: nobody else writes here, so it is written over.
             logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)
@@ -92,37 +95,31 @@ class FallbackTier:
         generations = (tags[tag][0] if tag in tags else b"" for tag in names.tags)
         return entry if entry.tags == (*generations, *names.stamp) else None
 
-    def _select(self, names: Names, *, stale: bool = False) -> list[Any]:
+    def _select(self, names: Names) -> tuple[float, list[Found]]:
         for _ in range(LOOKS):
+            question = find(self.database, names.key, names.tags)
+            # Before the query: what passes until the database reads its clock must not make a row look younger.
             seconds = self._seconds_open()
-            body = Case(When(self._is_believed(seconds, stale=stale), then=F("payload")), output_field=BinaryField())
-            rows = self._rows().filter(key=names.key).annotate(body=body, now=Now())
-            every = rows.values_list("key", "lease", "body", "held_until", "now", "started")
-            found = [*(every.union(self._select_tags(names.tags), all=True) if names.tags else every)]
-            ages = [(now - started).total_seconds() for *_, now, started in found if started]
-            # Of a row of the first moments of an outage, the time decides that the question took to the database's clock.
+            found = [Found(*each) for each in question]
+            ages = [(each.now - each.started).total_seconds() for each in found if each.started]
+            # Where that alone makes a row look older than this outage, a second look may be quicker.
             if self.is_durable or not any(seconds < age <= self._seconds_open() for age in ages):
                 break
-        return found
+        return seconds, found
 
-    def _select_tags(self, tags: Sequence[str]) -> Any:
-        nothing = {"lease": Value(None, CharField()), "started": Value(None, DateTimeField())}
-        found = self._tags().filter(tag__in=tags).annotate(now=Now(), **nothing)
-        return found.values_list("tag", "lease", "generation", "kept_until", "now", "started")
+    def find(self, key: str) -> Flow[Found | None]:
+        """What is in this key's row, if there is one. One query. Raises FallbackUnavailable."""
+        found = yield from self._query(lambda: [*find(self.database, key, ())])
+        return Found(*found[0]) if found else None
 
-    def _is_believed(self, seconds_open: float, *, stale: bool) -> Q:
-        if stale and self.is_durable:
-            return Q(started__isnull=False, kept_until__gt=Now())
-        is_fresh = Q(fresh_until__gt=Now())
+    def _believes(self, row: Found, is_open_for: timedelta, *, stale: bool) -> bool:
+        if row.started is None:
+            return False
         if self.is_durable:
-            return is_fresh
+            return bool(row.now < (row.kept_until if stale else row.fresh_until))
         # Rows of an earlier outage are older than invalidations that only Redis has seen since. Databases may tick in ms.
-        seconds = min(seconds_open, self.settings.fallback_ttl) + 0.001
-        return is_fresh & Q(started__gte=Now() - timedelta(seconds=seconds))
-
-    def find(self, key: str) -> Flow[Any]:
-        """This key's row as it is, with the database's `now`. One query. Raises FallbackUnavailable."""
-        return (yield from self._query(lambda: self._rows().annotate(now=Now()).filter(key=key).first()))
+        bound = min(is_open_for, timedelta(seconds=self.settings.fallback_ttl)) + timedelta(milliseconds=1)
+        return bool(row.now < row.fresh_until) and row.started >= row.now - bound
 
     def lease(
         self,
@@ -157,20 +154,20 @@ class FallbackTier:
     def _take(self, names: Names, look: Look | None, token: bytes, *, seconds: float, kept: float) -> Lease | None:
         tags = look.tags if look is not None else {}
         if look is None and names.tags:
-            found = self._select_tags(names.tags)
-            tags = {name: (bytes(generation), until - now) for name, _, generation, until, now, _ in found}
+            found = [Found(*each) for each in find_tags(self.database, names.tags)]
+            tags = {each.name: (bytes(each.body), each.until - each.now) for each in found}
         # Before the row's lease, and so before the origin: from then on an invalidation finds something to end.
         lease = Lease(token, generations=self._generations(names.tags, tags, timedelta(seconds=kept)))
         writes[self.settings] += 1
         until = Now() + timedelta(seconds=seconds)
         values = {"lease": token[:RANDOM_BYTES].hex(), "leased": Now(), "held_until": until}
-        rows = self._rows().filter(key=names.key)
+        rows = rows_of(self.database).filter(key=names.key)
         if look is None and rows.update(**values):
             return lease
         if look is not None and look.lease is not None:
             return lease if rows.filter(lease=look.lease).update(**values) else None
         try:
-            self._rows().create(key=names.key, payload=b"", kept_until=until, **values)
+            rows_of(self.database).create(key=names.key, payload=b"", kept_until=until, **values)
         except IntegrityError:
             return None
         return lease
@@ -182,19 +179,8 @@ class FallbackTier:
         generations = {tag: found[tag][0] if tag in found else make_generation() for tag in tags}
         short = sorted(tag for tag in tags if tag not in found or found[tag][1] < kept)
         if short:
-            model, until = self._tags().model, Now() + 2 * kept
-            made = [model(tag=tag, generation=generations[tag], kept_until=until) for tag in short]
-            tag, generation, kept_until = (model._meta.get_field(n) for n in ("tag", "generation", "kept_until"))
             # Which of two that make one at once has won, nobody asks: the other one's fill is refused.
-            # As bulk_create does it, which would add a BEGIN and a COMMIT.
-            self._tags()._insert(
-                made,
-                fields=[tag, generation, kept_until],
-                using=self.database,
-                on_conflict=OnConflict.UPDATE,
-                update_fields=[kept_until],
-                unique_fields=[tag],
-            )
+            write_tags(self.database, {tag: generations[tag] for tag in short}, 2 * kept)
         return tuple(generations[tag] for tag in tags)
 
     def fill(self, names: Names, lease: Lease, entry: Entry | None, *, kept: float = 0.0) -> Flow[bool]:
@@ -202,10 +188,10 @@ class FallbackTier:
         return bool((yield from self._query(partial(self._fill, names, lease, entry, kept), locks=True)))
 
     def _fill(self, names: Names, lease: Lease, entry: Entry | None, kept: float) -> bool:
-        rows = self._rows().filter(key=names.key, lease=lease.token[:RANDOM_BYTES].hex())
+        rows = rows_of(self.database).filter(key=names.key, lease=lease.token[:RANDOM_BYTES].hex())
         mine = rows
         for tag, generation in zip(names.tags, lease.generations, strict=True):
-            mine = mine.filter(Exists(self._tags().filter(tag=tag, generation=generation)))
+            mine = mine.filter(Exists(tags_of(self.database).filter(tag=tag, generation=generation)))
         values: dict[str, Any] = {"held_until": Now()}
         if entry is not None:
             fresh_for = entry.fresh_until - time()
@@ -226,7 +212,7 @@ class FallbackTier:
     def expire(self, key: str) -> Flow[None]:
         """See `RedisTier.expire`; one query. An error is remembered, as that of `delete`."""
         values = {"lease": "", "held_until": Now(), "fresh_until": Now()}
-        yield from self._end([key], lambda: self._rows().filter(key=key).update(**values))
+        yield from self._end([key], lambda: rows_of(self.database).filter(key=key).update(**values))
 
     def delete(self, names: Sequence[str]) -> Flow[None]:
         """See `Tier.delete`; one query for keys and one for tags. What fails is remembered: this process believes no such row.
@@ -242,10 +228,13 @@ class FallbackTier:
 
     def remember(self, names: Sequence[str]) -> None:
         """Believe no rows of these names until they were deleted."""
-        self.unended.update((object(), name) for name in names if self.database is not None)
+        if self.database is None:
+            return
+        self.unended.update((object(), name) for name in names)
         if len(self.unended) > MOST_UNENDED:
+            few = [*self.unended]
             self.unended[object()] = EVERYTHING
-            for token in [*self.unended][:-1]:
+            for token in few:
                 self.unended.pop(token, None)
 
     def _end(self, names: Sequence[str], query: Callable[[], Any], *, retried: Collection[str] = ()) -> Flow[None]:
@@ -255,35 +244,22 @@ class FallbackTier:
         waiting = [token for token, name in self.unended.copy().items() if name in ended]
         try:
             yield from self._query(query, locks=True)
-        except BaseException as error:
+        except FallbackUnavailable:
             self.remember(names)
-            if not isinstance(error, FallbackUnavailable):  # an interrupt
-                raise
+        except BaseException:  # an interrupt
+            self.remember(names)
+            raise
         else:
             for token in waiting:
                 self.unended.pop(token, None)
 
     def _delete(self, names: Sequence[str]) -> None:
         if EVERYTHING in names:
-            self._rows()._raw_delete(self.database)
+            rows_of(self.database)._raw_delete(self.database)
             return
         start = f"{self.settings.key_prefix}:#"
         tags, keys = [name for name in names if name.startswith(start)], [n for n in names if not n.startswith(start)]
-        for rows, field, wanted in ((self._tags(), "tag__in", tags), (self._rows(), "key__in", keys)):
-            for at in range(0, len(wanted), BATCH):
-                rows.filter(**{field: wanted[at : at + BATCH]})._raw_delete(self.database)
-
-    # Models cannot be imported before the app registry is ready, and decorators are.
-
-    def _rows(self) -> Any:
-        from redis_integration.models import FallbackEntry
-
-        return FallbackEntry.objects.using(self.database)
-
-    def _tags(self) -> Any:
-        from redis_integration.models import FallbackTag
-
-        return FallbackTag.objects.using(self.database)
+        delete(self.database, keys=keys, tags=tags)
 
     def _query(self, query: Callable[[], Any], *, locks: bool = False) -> Flow[Any]:
         if self.database is None:

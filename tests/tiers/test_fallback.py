@@ -136,10 +136,11 @@ def test_row_of_the_first_moment_is_looked_at_again(tier, outage, django_assert_
         assert run(tier.read(Names("t:a"))) is not None
 
 
-def test_row_of_an_earlier_outage_is_not_believed(tier, outage):
+def test_row_of_an_earlier_outage_is_not_believed(tier, outage, database):
     """A row whose origin call began before this outage is older than invalidations it has not seen."""
     run(write(tier, Names("t:a"), entry()))
-    outage.seconds = 0.0
+    rows(database).update(started=Now() - timedelta(seconds=1))
+    outage.seconds = 0.5
 
     assert run(tier.read(Names("t:a"))) is None
 
@@ -526,13 +527,13 @@ def test_switched_off_it_asks_no_database(settings, option, django_assert_num_qu
     assert not tier.unended
 
 
-def test_error_that_is_no_database_error_is_a_line_in_the_log(plain, caplog):
+def test_error_that_is_no_database_error_is_a_line_in_the_log(plain, caplog, monkeypatch):
     """A driver's own error, or an app that is not installed, reached the view in the first outage."""
 
-    def no_app():
+    def no_app(*args):
         raise RuntimeError("no such app")
 
-    plain._rows = no_app
+    monkeypatch.setattr("redis_integration.tiers.rows.rows_of", no_app)
 
     with pytest.raises(FallbackUnavailable):
         run(plain.read(Names("t:a")))
