@@ -170,7 +170,8 @@ def start_mariadb() -> Iterator[MariaDB]:
     try:
         if account:
             os.chown(folder, account["user"], account["group"])
-        options = ["--no-defaults", f"--datadir={folder}/data", "--skip-name-resolve"]
+        # In /tmp itself two servers that start at once take each other's temporary files.
+        options = ["--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}", "--skip-name-resolve"]
         _run([install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"], folder, account)
         (folder / "init.sql").write_text("CREATE DATABASE app CHARACTER SET utf8mb4;")
         with (folder / "log").open("wb") as log:
