@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from django.http import HttpResponse
-from django.test import RequestFactory
 
 from demo_project.proxy import CuttableProxy
-from redis_integration import cache_aside, cache_aside_view, get_redis
+from redis_integration import get_redis
 from redis_integration.models import FallbackEntry
 from redis_integration.tiers.redis import get_redis_tier
 from tests.conftest import PATIENT
+from tests.outage.callers import CALLERS, Source, retry_now
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Source:
-    """The data an origin reads; counts the reads."""
-
-    def __init__(self):
-        self.value = "first"
-        self.reads = 0
-
-    def read(self):
-        self.reads += 1
-        return self.value
 
 
 @pytest.fixture
@@ -43,33 +28,9 @@ def proxy(server, settings, prefix, database):
         yield proxy
 
 
-def cached_function(source):
-    load = cache_aside(ttl=60, key="value")(lambda: source.read())
-    return load, load.invalidate
-
-
-def cached_coroutine(source):
-    @cache_aside(ttl=60, key="value")
-    async def load():
-        return source.read()
-
-    return lambda: asyncio.run(load()), lambda: asyncio.run(load.ainvalidate())
-
-
-def cached_view(source):
-    request = RequestFactory().get("/page/")
-    view = cache_aside_view(ttl=60, namespace="page")(lambda request: HttpResponse(source.read()))
-    return lambda: view(request).content.decode(), lambda: view.invalidate(request)
-
-
-@pytest.fixture(params=[cached_function, cached_coroutine, cached_view])
+@pytest.fixture(params=CALLERS)
 def cached(request, source):
     return request.param(source)
-
-
-def retry_now():
-    """Let the pause of the open breaker be over."""
-    get_redis_tier("default", is_async=False).breaker._due = 0
 
 
 def test_cut_off_redis_is_answered_by_the_origin_then_by_its_row(proxy, cached, source, database):
