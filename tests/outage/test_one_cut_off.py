@@ -6,11 +6,13 @@ It is an alias with a user of its own, whom the server's ACL refuses. Every valu
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from time import monotonic
 
 import pytest
 import redis
+from django.db import connections
 from django.db.models import F
 
 from redis_integration.models import FallbackEntry
@@ -21,9 +23,24 @@ from tests.outage.callers import CALLERS, Source, retry_now
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BOUND = 2.0  # seconds, of FALLBACK_TTL
-STEPS = 150
+STEPS = 100
 TIMES = ("started", "leased", "held_until", "fresh_until", "kept_until")
 TICK = 0.01  # seconds; databases may tick in ms
+
+
+class SlowSource(Source):
+    """What it gives is older than the end of its work."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.work = work
+
+    def read(self):
+        value = super().read()
+        # In a thread: an event loop may be running in this one, where Django refuses queries.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(self.work).result()
+        return value
 
 
 class Site:
@@ -33,7 +50,7 @@ class Site:
     """
 
     def __init__(self, caller, *, database, durable, admin):
-        self.source, self.database, self.admin = Source(), database, admin
+        self.source, self.database, self.admin = SlowSource(self.work), database, admin
         self.source.value = "0"
         self.load, self.invalidate = caller(self.source, durable=durable)
         self.load_lonely, self.invalidate_lonely = caller(self.source, durable=durable, alias="lonely")
@@ -50,6 +67,10 @@ class Site:
         FallbackEntry.objects.using(self.database).update(**moved)
         self.breaker.opened_at = self.breaker.opened_at and self.breaker.opened_at - seconds
         self.passed += seconds
+
+    def work(self):
+        self.wait(BOUND / 4)
+        connections.close_all()
 
     def write(self):
         self._write(self.invalidate)
