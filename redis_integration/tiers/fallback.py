@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError
@@ -31,12 +31,14 @@ logger = logging.getLogger("redis_integration")
 
 # Seconds that a durable row is kept past its ttl, to be answered where the origin raises: a long weekend, and somebody sees it.
 KEPT_PAST_TTL = 7 * 86_400.0
-LOOKS = 3  # at a row, where nobody can say whether it is of this outage
+MOST_MINE = 10_000  # rows
 MOST_UNENDED = 1_000  # names; above it no row is believed
 EVERYTHING = ""
 
 # Names whose rows could not be deleted, each with a token of its own, as what is pending in Redis.
 _unended: dict[RedisSettings, dict[object, str]] = {}
+# The leases by which this process filled rows, and when (monotonic seconds) it took them.
+_mine: dict[RedisSettings, dict[str, float]] = {}
 # Leases of rows since the tables were pruned.
 writes: Counter[RedisSettings] = Counter()
 
@@ -64,6 +66,8 @@ class FallbackTier:
         self.database = settings.database if settings.fallback else None
         self.is_durable = durable and self.ends_every_row
         self.unended = _unended.setdefault(settings, {})
+        self._mine = _mine.setdefault(settings, {})
+        self._taken_at = 0.0
         self._seconds_open = seconds_open
         self._look: Look | None = None
 
@@ -77,7 +81,7 @@ class FallbackTier:
         return self.database is not None and self.settings.fallback == "durable"
 
     def read(self, names: Names, *, stale: bool = False) -> Flow[Entry | None]:
-        """See `Tier.read`; one query, in the first moments of an outage up to 3. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
+        """See `Tier.read`; one query. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
         if self.unended and not {EVERYTHING, names.key, *names.tags}.isdisjoint(self.unended.copy().values()):
             raise FallbackUnavailable("Its row could not be ended.")
         seconds, found = yield from self._query(partial(self._select, names))
@@ -96,16 +100,10 @@ class FallbackTier:
         return entry if entry.tags == (*generations, *names.stamp) else None
 
     def _select(self, names: Names) -> tuple[float, list[Found]]:
-        for _ in range(LOOKS):
-            question = find(self.database, names.key, names.tags)
-            # Before the query: what passes until the database reads its clock must not make a row look younger.
-            seconds = self._seconds_open()
-            found = [Found(*each) for each in question]
-            ages = [(each.now - each.started).total_seconds() for each in found if each.started]
-            # Where that alone makes a row look older than this outage, a second look may be quicker.
-            if self.is_durable or not any(seconds < age <= self._seconds_open() for age in ages):
-                break
-        return seconds, found
+        found = find(self.database, names.key, names.tags)
+        # Before the query: what passes until the database reads its clock must not make a row look younger.
+        seconds = self._seconds_open()
+        return seconds, [Found(*each) for each in found]
 
     def find(self, key: str) -> Flow[Found | None]:
         """What is in this key's row, if there is one. One query. Raises FallbackUnavailable."""
@@ -118,8 +116,14 @@ class FallbackTier:
         if self.is_durable:
             return bool(row.now < (row.kept_until if stale else row.fresh_until))
         # Rows of an earlier outage are older than invalidations that only Redis has seen since. Databases may tick in ms.
-        bound = min(is_open_for, timedelta(seconds=self.settings.fallback_ttl)) + timedelta(milliseconds=1)
-        return bool(row.now < row.fresh_until) and row.started >= row.now - bound
+        age = row.now - row.started - timedelta(milliseconds=1)
+        is_recent = row.now < row.fresh_until and age <= timedelta(seconds=self.settings.fallback_ttl)
+        return bool(is_recent) and (age <= is_open_for or self._is_mine(row))
+
+    def _is_mine(self, row: Found) -> bool:
+        # On the way to the database's clock a row of the first moment ages past this outage; this process's own clock knows better.
+        taken_at = self._mine.get(row.lease or "")
+        return taken_at is not None and monotonic() - taken_at < self._seconds_open()
 
     def lease(
         self,
@@ -136,7 +140,7 @@ class FallbackTier:
 
         A row is leased as it was seen: who comes second gets None, and looks again.
         """
-        look, self._look = self._look, None
+        look, self._look, self._taken_at = self._look, None, monotonic()
         if replace:
             # The generations alone; whose lease it was does not matter.
             look = None
@@ -160,7 +164,7 @@ class FallbackTier:
         lease = Lease(token, generations=self._generations(names.tags, tags, timedelta(seconds=kept)))
         writes[self.settings] += 1
         until = Now() + timedelta(seconds=seconds)
-        values = {"lease": token[:RANDOM_BYTES].hex(), "leased": Now(), "held_until": until}
+        values = {"lease": _name_of(token), "leased": Now(), "held_until": until}
         rows = rows_of(self.database).filter(key=names.key)
         if look is None and rows.update(**values):
             return lease
@@ -185,10 +189,15 @@ class FallbackTier:
 
     def fill(self, names: Names, lease: Lease, entry: Entry | None, *, kept: float = 0.0) -> Flow[bool]:
         """See `RedisTier.fill`; one query, 2 where it is refused. Raises FallbackUnavailable."""
-        return bool((yield from self._query(partial(self._fill, names, lease, entry, kept), locks=True)))
+        is_accepted = bool((yield from self._query(partial(self._fill, names, lease, entry, kept), locks=True)))
+        if is_accepted and entry is not None:
+            if len(self._mine) >= MOST_MINE:
+                self._mine.clear()
+            self._mine[_name_of(lease.token)] = self._taken_at
+        return is_accepted
 
     def _fill(self, names: Names, lease: Lease, entry: Entry | None, kept: float) -> bool:
-        rows = rows_of(self.database).filter(key=names.key, lease=lease.token[:RANDOM_BYTES].hex())
+        rows = rows_of(self.database).filter(key=names.key, lease=_name_of(lease.token))
         mine = rows
         for tag, generation in zip(names.tags, lease.generations, strict=True):
             mine = mine.filter(Exists(tags_of(self.database).filter(tag=tag, generation=generation)))
@@ -272,3 +281,7 @@ class FallbackTier:
             # Not only DatabaseError: a driver's own, no such app or database, a test that forbids it.
             logger.warning("redis_integration.fallback_failed %s: %s", type(error).__name__, error)
             raise FallbackUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _name_of(token: bytes) -> str:
+    return token[:RANDOM_BYTES].hex()

@@ -126,19 +126,52 @@ def test_row_above_max_entry_bytes_is_unreadable(tier):
     assert run(tier.read(Names("t:a"))) is None
 
 
-def test_row_of_the_first_moment_is_looked_at_again(tier, outage, django_assert_max_num_queries, database):
-    """Until the question reaches the database's clock, a row looks older than the outage in which it was made."""
-    run(write(tier, Names("t:a"), entry()))
-    asked = iter([0.0, 60.0, 60.0])
-    tier._seconds_open = lambda: next(asked)
+def test_own_row_of_the_first_moment_is_believed(make, outage, database):
+    """Until the question reaches the database's clock, it looks older than the outage; who made it knows better."""
+    maker, outage.seconds = make(), 60.0
+    run(write(maker, Names("t:a"), entry()))
+    rows(database).update(started=Now() - timedelta(seconds=9))
+    another_process = make()
+    another_process._mine = {}
+    outage.seconds = 0.5
 
-    with django_assert_max_num_queries(2, connection=connections[database]):
-        assert run(tier.read(Names("t:a"))) is not None
+    assert run(make().read(Names("t:a"))) is not None
+    assert run(another_process.read(Names("t:a"))) is None
+
+
+def test_own_row_of_an_earlier_outage_is_not_believed(make, outage, database):
+    """It has been down again for less time than has passed since this process took the row's lease."""
+    run(write(make(), Names("t:a"), entry()))
+    rows(database).update(started=Now() - timedelta(seconds=1))
+    outage.seconds = 0.0
+
+    assert run(make().read(Names("t:a"))) is None
+
+
+def test_own_row_is_believed_for_fallback_ttl(make, database):
+    """Whoever made it."""
+    run(write(make(), Names("t:a"), entry()))
+    rows(database).update(started=Now() - timedelta(seconds=11))
+
+    assert run(make().read(Names("t:a"))) is None
+
+
+def test_own_lease_says_nothing_about_the_copy_of_another(make, outage, database):
+    """Taken and let go, it leaves what was there before."""
+    run(write(make(), Names("t:a"), entry()))
+    rows(database).update(started=Now() - timedelta(seconds=9))
+    mine = make()
+    lease = run(take(mine, Names("t:a")))
+    run(mine.fill(Names("t:a"), lease, None))
+    outage.seconds = 5.0
+
+    assert run(make().read(Names("t:a"))) is None
 
 
 def test_row_of_an_earlier_outage_is_not_believed(tier, outage, database):
     """A row whose origin call began before this outage is older than invalidations it has not seen."""
     run(write(tier, Names("t:a"), entry()))
+    tier._mine.clear()  # another process made it
     rows(database).update(started=Now() - timedelta(seconds=1))
     outage.seconds = 0.5
 
@@ -148,6 +181,7 @@ def test_row_of_an_earlier_outage_is_not_believed(tier, outage, database):
 def test_lease_does_not_make_the_copy_younger(tier, make, outage, database):
     """Who began to compute a row of an earlier outage anew made it look as one of this outage."""
     run(write(tier, Names("t:a"), entry()))
+    tier._mine.clear()  # another process made it
     rows(database).update(started=Now() - timedelta(seconds=5), leased=Now() - timedelta(seconds=5))
     outage.seconds = 2.0
 
