@@ -33,8 +33,9 @@ bench: $(PEERS)  ## Ours and its peers in one run; prints the tables of docs/ben
 	$(BIN)/python -m benchmarks.lists
 	$(BIN)/python -m benchmarks.codecs
 
-bench-outage: $(PEERS)  ## The same while Redis is gone: refused, and frozen
+bench-outage: $(PEERS)  ## While Redis is gone, refused and frozen: a call, and a whole site
 	$(BIN)/python -m benchmarks.outage
+	$(BIN)/python -m benchmarks.site
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

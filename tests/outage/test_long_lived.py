@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 OUTAGES = 50
 # What leaks does so in each of the 40 outages between. A thread in the middle of something has a connection more, which is three of our
 # objects and, with its end in the proxy, three files; the caches of Python and Django breathe.
-SLACK = {"threads": 1, "files": 6, "connections": 2, "keys": 0, "rows": 0, "names": 0, "objects": 6, "blocks": 600}
+SLACK = {"threads": 1, "files": 6, "connections": 2, "keys": 0, "rows": 0, "names": 0, "objects": 6, "blocks": 300}
 
 
 @pytest.fixture(scope="module", params=["0", "0.05"], ids=["calls", "watch"])
