@@ -131,7 +131,7 @@ class Life:
         names = [name for each in (fallback._unended, redis._pending) for names in each.values() for name in names]
         return {
             "threads": threading.active_count(),
-            "files": len(os.listdir("/proc/self/fd")),
+            "files": len(os.listdir("/dev/fd")),
             "connections": len(self.admin.client_list()),
             "keys": self.admin.dbsize(),
             "rows": FallbackEntry.objects.count() + FallbackTag.objects.count(),
