@@ -23,7 +23,7 @@ from redis_integration.flow import Flow
 from redis_integration.keys import Names
 from redis_integration.policy import Reading, Redis, Right, decide
 from redis_integration.pools import Command
-from redis_integration.tiers.redis import First, RedisTier, get_redis_tier
+from redis_integration.tiers.redis import First, RedisTier
 
 logger = logging.getLogger("redis_integration")
 
@@ -81,6 +81,7 @@ class Batch:
         self.is_async = is_async
         self.called_at = monotonic()
         self.values: dict[int, Any] = {}
+        self.place: origins.Place | None = None
 
     def answer(self) -> Flow[Outcome]:
         """All values in their order, or the origin's error. 1 round trip if all are hits, else 3."""
@@ -126,6 +127,9 @@ class Batch:
                 self.values[index] = claim.value
             else:
                 missing[index] = Computation(claim, partial(self.compute, [index]), {})
+        if missing and tiers.redis.breaker.is_cold():
+            # Before the leases, which would run out in the queue.
+            self.place = yield from origins.enter(self.caching.lease_timeout, is_async=self.is_async)
         if redis is Redis.UP and missing:
             standing = yield from next(iter(missing.values())).standing()
             if not standing.is_inside:
@@ -193,14 +197,12 @@ class Batch:
         """One origin call for all of these, whose entries are stored where there is a seat. Its error, if it raised."""
         chosen = [*(seat.at for seat in seats), *bare]
         if not chosen:
+            origins.free(self.place)
             return ()
-        place = None
-        if get_redis_tier(self.caching.alias, is_async=self.is_async).breaker.is_cold():
-            place = yield from origins.enter(self.caching.lease_timeout, is_async=self.is_async)
         started = monotonic()
         for seat in seats:
             seat.flight.begun_at = started
-        with flights.boarding(*(seat.flight for seat in seats)), origins.held(place):
+        with flights.boarding(*(seat.flight for seat in seats)), origins.held(self.place):
             outcome: Outcome = yield self.compute(chosen)
         took = monotonic() - started
         # Each its own list: who answers a copy empties it.

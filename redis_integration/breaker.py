@@ -8,6 +8,8 @@ from collections.abc import Callable
 from random import uniform
 from time import monotonic
 
+from django.dispatch import Signal
+
 from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.signals import redis_back, redis_lost
 
@@ -64,6 +66,9 @@ class Breaker:
 
         Only its text is kept: who keeps log records would keep its frames, and all that its call computes.
         """
+        is_again, failure.is_noted = failure.is_noted, True
+        if is_again:
+            return
         if failure.kind is Kind.SLOW:
             self.timeouts += 1
         if failure.kind is Kind.DOWN or self.timeouts >= TIMEOUTS:
@@ -100,7 +105,13 @@ class Breaker:
                 self.opened_at = now
         if opens:
             logger.warning("redis_integration.redis_lost %s", reason)
-            redis_lost.send_robust(self.alias, reason=reason)
+            self._send(redis_lost, reason=reason)
+
+    def _send(self, signal: Signal, **arguments: object) -> None:
+        try:
+            signal.send_robust(self.alias, **arguments)
+        except Exception as error:  # Django cannot call an async receiver from an event loop's thread
+            logger.warning("redis_integration.signal_failed %s: %s", type(error).__name__, error)
 
     def is_due(self) -> bool:
         """Whether the caller is the one who tries Redis now: True for one caller in each pause."""
@@ -126,7 +137,7 @@ class Breaker:
         if opened_at is not None:
             seconds = self._clock() - opened_at
             logger.warning("redis_integration.redis_back after %.1f s", seconds)
-            redis_back.send_robust(self.alias, seconds=seconds)
+            self._send(redis_back, seconds=seconds)
 
     def seconds_open(self) -> float:
         """Seconds since it opened; 0 while it is closed."""

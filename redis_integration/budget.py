@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import inf
 from time import monotonic
 
 from redis_integration.exceptions import Kind, RedisUnavailable
@@ -43,13 +44,17 @@ current: ContextVar[Budget | None] = ContextVar("redis_integration.budget", defa
 @contextmanager
 def granted(seconds: float) -> Iterator[None]:
     """While this lasts, no exchange with Redis begins after all of them have taken so long. Part of a larger budget if there is one."""
-    if current.get() is not None:
+    larger = current.get()
+    if larger is not None and larger.left < inf:
         yield
         return
-    current.set(Budget(seconds))
+    mine = Budget(seconds)
+    current.set(mine)
     try:
         yield
     finally:
+        # A task that was started meanwhile, and lives on, has it for ever.
+        mine.left = inf
         # Not by token: a flow that the garbage collector closes is in another context.
         current.set(None)
 

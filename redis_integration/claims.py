@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from random import uniform
 from time import monotonic
 from typing import Any
 
+from redis_integration import origins
 from redis_integration.caching import Answer, Caching, Outcome, Tiers
 from redis_integration.entries import Entry
 from redis_integration.exceptions import FallbackUnavailable, Kind, RedisUnavailable, UnreadableEntry
@@ -53,6 +55,7 @@ class Claim:
         self.lease: Lease | None = None
         self.row: Lease | None = None
         self.called_at = called_at  # monotonic seconds
+        self.place: origins.Place | None = None  # its right to call the origin, while the cache is cold
 
     @property
     def give_up(self) -> float:
@@ -94,11 +97,26 @@ class Claim:
             elif not may_wait or (remaining := give_up - monotonic()) <= 0:
                 self.reading = self.reading._replace(right=Right.LATE)
             else:
+                self.leave_place()
                 yield self.tiers.pause(min(remaining, pause * uniform(0.5, 1.0)))
                 pause = min(pause * GROWTH, LONGEST_PAUSE)
                 self.reading = self.reading._replace(right=Right.UNKNOWN)
         # Filled since this call read, and stale already: the next call has it refreshed.
         return Action("answer", action.tier) if action.verb == "refresh" else action
+
+    def await_place(self, *, unless: Callable[[], bool] = lambda: False) -> Flow[None]:
+        """Wait until the origin may be called, or until `unless` is so; who has a lease may call it at once.
+
+        A lease that is taken before would run out in the queue, and what was computed would not be stored.
+        """
+        if self.place is None and self.lease is None and self.tiers.redis.breaker.is_cold():
+            seconds, is_async = self.time_left(), self.tiers.is_async
+            self.place = yield from origins.enter(seconds, unless=unless, is_async=is_async)
+
+    def leave_place(self) -> None:
+        """Let another call an origin."""
+        place, self.place = self.place, None
+        origins.free(place)
 
     def ask(self) -> Flow[None]:
         """Try for the lease once. One round trip, or at most 4 queries."""

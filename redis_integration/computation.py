@@ -54,6 +54,8 @@ class Computation:
         except BaseException:  # an interrupt: all else is an answer
             self.claim.let_go_soon()
             raise
+        finally:
+            self.claim.leave_place()
 
     def _answer(self) -> Flow[Answer | None]:
         standing = yield from self.standing()
@@ -67,6 +69,9 @@ class Computation:
                 return self.claim.found()
             self.claim.reading = self.claim.reading._replace(in_background=False)
             action = decide(self.claim.reading)
+        place = self.place(action.tier or "origin")
+        if self.claim.reading.found is None:  # who has a copy waits for nobody
+            yield from self.claim.await_place(unless=lambda: flights.is_open(place) or bool(self._find_younger()))
         if standing.is_inside:
             return (yield from self._answer_inside(standing, action))
         if (flight := self._find_younger()) is not None:
@@ -75,8 +80,7 @@ class Computation:
             return (yield from self._answer_without_lease())
         if flights.is_private(self.names.key):
             return (yield from self._answer_with_lease(None))
-        target = action.tier or "origin"
-        flight, pilot = flights.enter(self.place(target), self.names, supersede=self.claim.is_refresh)
+        flight, pilot = flights.enter(place, self.names, supersede=self.claim.is_refresh)
         if pilot is None:
             self.claim.reading = self.claim.reading._replace(right=Right.HELD)
             is_answered = decide(self.claim.reading).verb == "answer"
@@ -106,6 +110,8 @@ class Computation:
         return flights.find_younger(map(self.place, ("redis", "fallback", "origin")), self.claim.called_at)
 
     def _join(self, flight: Flight) -> Flow[Answer | None]:
+        if not self.flights:
+            self.claim.leave_place()
         self.landing = landing = yield from self._wait_for(flight)
         if landing.error is not None:
             return (yield from self._answer_of(Outcome(error=[landing.error]), source="flight"))
@@ -151,11 +157,12 @@ class Computation:
         landing = self._landing(outcome, entry)
         if is_accepted or landing.verdict is Verdict.PRIVATE:
             self.landing = landing
-        if is_accepted and outcome.why_not_stored is not None and self.claim.reading.found is not None:
+        is_newer = outcome.why_not_stored is not None and not outcome.error
+        if is_accepted and is_newer and self.claim.reading.found is not None:
             # What is newer than the copy is not to be kept: neither is the copy.
             with suppress(RedisUnavailable):
                 yield from self.tiers.redis.delete([self.names.key])
-        yield from self.claim.fill_row(stored, is_older=outcome.why_not_stored is not None)
+        yield from self.claim.fill_row(stored, is_older=is_newer)
         return (yield from self._answer_of(outcome, self.claim.tier if is_accepted and stored else None))
 
     def _may_answer_copy(self) -> bool:
@@ -188,6 +195,7 @@ class Computation:
 
     def refresh(self) -> Flow[None]:
         """Compute a copy anew, where nobody else does."""
+        yield from self.claim.await_place()
         flight, pilot = flights.enter(self.place("redis"), self.names)
         if pilot is None:
             return
@@ -249,19 +257,17 @@ class Computation:
             self.claim.let_go_soon()
 
     def _answer_alone(self, why_not_stored: str | None = None) -> Flow[Answer]:
+        if not self.flights:
+            yield from self.claim.await_place()
         outcome, _ = yield from self._call(None)
-        if not outcome.error and outcome.why_not_stored is None:
-            outcome = outcome._replace(why_not_stored=why_not_stored)
+        outcome = outcome._replace(why_not_stored=outcome.why_not_stored or why_not_stored)
         return (yield from self._answer_of(outcome))
 
     def _call(self, flight: Flight | None) -> Flow[tuple[Outcome, float]]:
-        place = None
-        if self.tiers.redis.breaker.is_cold():
-            place = yield from origins.enter(self.claim.time_left(), is_async=self.tiers.is_async)
         started = monotonic()
         if flight is not None:
             flight.begun_at = started
-        with flights.boarding(flight), origins.held(place):
+        with flights.boarding(flight), origins.held(self.claim.place):
             outcome: Outcome = yield self.compute()
         return outcome, monotonic() - started
 
@@ -272,7 +278,7 @@ class Computation:
         flights.remember_private(self.names.key, is_private=entry is None and outcome.why_not_stored is not None)
         if entry is not None and not outcome.error:
             return Landing(Verdict.ACCEPTED, entry=entry)
-        if outcome.error:
+        if outcome.error and outcome.why_not_stored is None:
             # Without company the error is kept by nobody: its traceback would hold it in a circle.
             return Landing(Verdict.ACCEPTED, error=outcome.error[0]) if self._has_company() else REFUSED
         return PRIVATE

@@ -37,6 +37,8 @@ class RedisUnavailable(RedisIntegrationError):
         self.is_short = is_short
         # Monotonic seconds: when the call began that has met it, as far as somebody noted it.
         self.called_at = 0.0
+        # Whether the breaker has counted it: one failure may be that of many calls.
+        self.is_noted = False
 
 
 class FallbackUnavailable(RedisIntegrationError):

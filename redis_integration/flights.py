@@ -129,6 +129,12 @@ def begin(flight: Flight) -> None:
     flight.after = None
 
 
+def is_open(place: Place) -> bool:
+    """Whether there is a flight to join."""
+    there = _flights.get(place)
+    return there is not None and there.is_open and not there.is_over
+
+
 def find_younger(places: Iterable[Place], called_at: float) -> Flight | None:
     """A flight to join whose origin call began after this time: what it brings is no older than a call of then."""
     if not _flights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from time import monotonic
 
@@ -24,40 +24,49 @@ class Place:
 
 _waiters = Waiters()
 _taken: set[weakref.ref[Place]] = set()
-# Whether this code is called by an origin that has a place: to have it wait for another would be a circle.
+# Whether this code is called by an origin: to have it wait for a place would be a circle.
 _is_inside: ContextVar[bool] = ContextVar("redis_integration.origin", default=False)
 
 
-def enter(seconds: float, *, is_async: bool) -> Flow[Place | None]:
-    """A place, once one is free; after `seconds` without one: nobody is refused. None where the caller has one."""
+def enter(seconds: float, *, unless: Callable[[], bool] = lambda: False, is_async: bool) -> Flow[Place | None]:
+    """A place, once one is free; after `seconds` without one: nobody is refused. None inside of an origin, and where `unless` is so.
+
+    Who waits here holds no flight and no lease: those that have the places may be waiting for it.
+    """
     if _is_inside.get():
         return None
+
+    def is_due() -> bool:
+        return len(_taken) < AT_ONCE or unless()
+
     give_up = monotonic() + seconds
-    while len(_taken) >= AT_ONCE and (remaining := give_up - monotonic()) > 0:
-        yield _waiters.await_until(_is_free, remaining) if is_async else _waiters.wait_until(_is_free, remaining)
+    while not is_due() and (remaining := give_up - monotonic()) > 0:
+        yield _waiters.await_until(is_due, remaining) if is_async else _waiters.wait_until(is_due, remaining)
+    if unless():
+        return None
     place = Place()
     _taken.add(weakref.ref(place, _taken.discard))
     return place
 
 
-def _is_free() -> bool:
-    return len(_taken) < AT_ONCE
+def free(place: Place | None) -> None:
+    """Give it back before it dies, and say so to those who wait."""
+    if place is not None:
+        _taken.difference_update([ref for ref in _taken.copy() if ref() is place])
+        _waiters.wake()
 
 
 @contextlib.contextmanager
 def held(place: Place | None) -> Iterator[None]:
-    """While this lasts, the place is taken."""
-    if place is None:
-        yield
-        return
+    """While this lasts, an origin runs here; then its place is free."""
+    before = _is_inside.get()
     _is_inside.set(True)
     try:
         yield
     finally:
         # Not by token: a flow that the garbage collector closes is in another context.
-        _is_inside.set(False)
-        _taken.difference_update([ref for ref in _taken.copy() if ref() is place])
-        _waiters.wake()
+        _is_inside.set(before)
+        free(place)
 
 
 def _start_afresh() -> None:

@@ -82,7 +82,7 @@ def why_not_stored(
     """
     if request.method == "HEAD":
         return "method HEAD"
-    return why_bypassed(request) or _why_not_response(response, key_headers) or _why_not_request(request)
+    return why_bypassed(request) or _why_not_response(response, key_headers) or why_private(request)
 
 
 def _why_not_response(response: object, key_headers: frozenset[str]) -> str | None:
@@ -109,7 +109,8 @@ def _why_not_response(response: object, key_headers: frozenset[str]) -> str | No
     return next((f"Cache-Control: {name}" for name in _forbidding if name in directives), None)
 
 
-def _why_not_request(request: HttpRequest) -> str | None:
+def why_private(request: HttpRequest) -> str | None:
+    """Why what this request gets is its visitor's own, or None."""
     session = getattr(request, "session", None)
     # `is not None`: a session's truth value loads it. What cannot be seen counts as touched, here and below.
     if session is not None and (getattr(session, "accessed", True) or getattr(session, "modified", True)):

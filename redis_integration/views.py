@@ -27,7 +27,7 @@ from redis_integration.options import (
     refuse_misplaced,
     refuse_uncacheable,
 )
-from redis_integration.responses import response_codec, why_bypassed, why_not_stored
+from redis_integration.responses import response_codec, why_bypassed, why_not_stored, why_private
 from redis_integration.tags import TagMaker
 
 
@@ -148,7 +148,8 @@ def _decorate_view(
 def _attempt_view(call_view: Callable[[], HttpResponseBase], request: HttpRequest) -> Outcome:
     outcome = attempt(call_view)
     if outcome.error:
-        return outcome
+        # An error may be a visitor's own too, such as PermissionDenied.
+        return outcome._replace(why_not_stored=why_private(request))
     covered = frozenset({"accept-language"} if get_view_variations()[0] else ())
     return outcome._replace(why_not_stored=why_not_stored(request, outcome.value, key_headers=covered))
 

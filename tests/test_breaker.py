@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -9,7 +10,11 @@ from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.signals import redis_back, redis_lost
 
 DOWN = RedisUnavailable("gone")
-SLOW = RedisUnavailable("late", kind=Kind.SLOW)
+
+
+def late():
+    """A timeout, each its own."""
+    return RedisUnavailable("late", kind=Kind.SLOW)
 
 
 class Clock:
@@ -103,18 +108,27 @@ def test_server_that_says_what_it_waits_for_is_tried_again_soon(breaker, clock):
 
 def test_second_timeout_in_a_row_opens_it(breaker):
     """One late reply is no outage."""
-    breaker.note(SLOW)
+    breaker.note(late())
     opened = [breaker.is_closed]
-    breaker.note(SLOW)
+    breaker.note(late())
 
     assert [*opened, breaker.is_closed] == [True, False]
 
 
+def test_one_timeout_of_many_calls_is_one(breaker):
+    """Those of a list, which share an exchange, opened it together."""
+    failure = late()
+    breaker.note(failure)
+    breaker.note(failure)
+
+    assert breaker.is_closed
+
+
 def test_answer_between_two_timeouts_keeps_it_closed(breaker):
     """They are not in a row."""
-    breaker.note(SLOW)
+    breaker.note(late())
     breaker.timeouts = 0  # what an answer does
-    breaker.note(SLOW)
+    breaker.note(late())
 
     assert breaker.is_closed
 
@@ -184,6 +198,22 @@ def test_signals_tell_of_both_ends(clock):
     redis_back.disconnect(note)
 
     assert told == [("cold", {"reason": "gone"}), ("cold", {"seconds": 2.0})]
+
+
+def test_async_receiver_disturbs_no_task(clock, caplog):
+    """Django cannot call one from the thread of an event loop: its RuntimeError was the view's."""
+
+    async def note(**arguments):
+        pass
+
+    async def lose():
+        Breaker("elsewhere", clock=clock).open("gone")
+
+    redis_lost.connect(note)
+    asyncio.run(lose())
+    redis_lost.disconnect(note)
+
+    assert "signal_failed" in caplog.messages[-1]
 
 
 def test_cache_is_cold_during_an_outage_and_for_a_while_afterwards(breaker, clock):

@@ -72,6 +72,34 @@ def spend():
     budget.current.get().left = 0.0
 
 
+def test_task_that_outlives_its_request_has_a_budget_for_each_call(live):
+    """It had the request's for ever, and once that was spent it computed everything."""
+    calls = []
+
+    @cache_aside(ttl=60, key="price")
+    async def price():
+        calls.append(1)
+
+    async def live_on():
+        await asyncio.sleep(0)
+        await price()
+        await price()
+
+    async def page(request):
+        spend()
+        started.append(asyncio.create_task(live_on()))
+        return HttpResponse()
+
+    async def serve():
+        await CacheAsideMiddleware(page)(RequestFactory().get("/"))
+        await started.pop()
+
+    started = []
+    asyncio.run(serve())
+
+    assert calls == [1]
+
+
 def test_request_that_has_waited_enough_computes_the_rest(live):
     """And asks Redis no more; the next request does."""
     calls = []

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from django.contrib import messages
+from django.contrib.sessions.backends.signed_cookies import SessionStore
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse, StreamingHttpResponse
 from django.middleware.csrf import get_token
 from django.template.response import TemplateResponse
@@ -10,8 +15,9 @@ from django.urls import path
 from django.utils import translation
 from django.views import View
 
-from redis_integration import cache_aside_view, get_redis
+from redis_integration import cache_aside_view, flights, get_redis
 from tests.settings import MIDDLEWARE
+from tests.stampede.watch import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -275,6 +281,31 @@ def test_error_of_a_view_is_its_own(rf):
 
     with pytest.raises(LookupError, match="of the view"):
         cache_aside_view(ttl=60)(view)(rf.get("/x/"))
+
+
+def test_error_of_a_visitor_is_given_to_nobody_else(rf, live):
+    """Who had joined got the PermissionDenied of another."""
+    opened, asked = threading.Event(), threading.Event()
+
+    def view(request):
+        opened.set()
+        asked.wait(20)
+        request.session = SessionStore()
+        request.session.get("user")
+        if "denied" in request.META:
+            raise PermissionDenied
+        return HttpResponse("yours")
+
+    page = cache_aside_view(ttl=60, namespace="own")(view)
+    with ThreadPoolExecutor(2) as pool:
+        denied = pool.submit(page, rf.get("/x/", denied="yes"))
+        opened.wait(20)
+        mine = pool.submit(page, rf.get("/x/"))
+        until(lambda: any(flight.has_company for flight in flights._flights.values()))
+        asked.set()
+
+        assert mine.result(timeout=20).content == b"yours"
+        assert isinstance(denied.exception(timeout=20), PermissionDenied)
 
 
 def test_visitor_with_a_session_fills_no_page(client):

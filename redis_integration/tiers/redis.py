@@ -86,8 +86,8 @@ class RedisTier:
             return
         for token, _ in pending:
             self.pending.pop(token, None)
-        if not self.pending:
-            self.breaker.close()
+        # What became pending meanwhile is bypassed until the next try: a site that invalidates all the time would wait for ever.
+        self.breaker.close()
 
     def _probe(self) -> Flow[None]:
         # What a call needs: to write, to run a script and to read. Else it would close, and open again at the next call.

@@ -225,6 +225,23 @@ def test_pending_name_is_bypassed_while_redis_is_up(tier, prefix):
     assert run(tier.state(Names(f"{prefix}:b"))) is Redis.UP
 
 
+def test_what_becomes_pending_during_a_try_does_not_keep_it_open(tier, prefix, monkeypatch):
+    """A site that invalidates all the time never believed Redis again."""
+    tier.breaker.open("gone")
+    tier.remember([f"{prefix}:a"])
+    exchange = tier._exchange
+
+    def meanwhile(*args, **options):
+        tier.remember([f"{prefix}:b"])
+        return exchange(*args, **options)
+
+    monkeypatch.setattr(tier, "_exchange", meanwhile)
+    run(tier._recover())
+
+    assert tier.breaker.is_closed
+    assert {*tier.pending.values()} == {f"{prefix}:b"}
+
+
 def test_many_keys_are_unlinked_in_bounded_batches(tier, prefix):
     """1,200 keys are three commands."""
     before = get_redis().info("commandstats").get("cmdstat_unlink", {"calls": 0})["calls"]
