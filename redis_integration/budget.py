@@ -49,8 +49,8 @@ def granted(seconds: float) -> Iterator[None]:
         yield
         return
     mine = Budget(seconds)
-    current.set(mine)
     try:
+        current.set(mine)  # not before the try: an interrupt in between would leave it to this thread for ever
         yield
     finally:
         # A task that was started meanwhile, and lives on, has it for ever.

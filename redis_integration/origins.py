@@ -60,8 +60,8 @@ def free(place: Place | None) -> None:
 def held(place: Place | None) -> Iterator[None]:
     """While this lasts, an origin runs here; then its place is free."""
     before = _is_inside.get()
-    _is_inside.set(True)
     try:
+        _is_inside.set(True)
         yield
     finally:
         # Not by token: a flow that the garbage collector closes is in another context.

@@ -65,6 +65,11 @@ class Watch:
             thread.join(PATIENCE)
         self.overdue_at = 0.0
 
+    def end(self) -> None:
+        """Stop for good: in Python 3.11 who starts a thread amid the interpreter's end waits for it for ever."""
+        self.stop()
+        self.overdue_at = inf
+
     def catch_up(self, *, is_async: bool) -> Flow[None]:
         """Start the thread; where it is there and does not keep up, do its work here, unless in a transaction."""
         self.overdue_at = monotonic() + MISSING * self._interval()
@@ -128,5 +133,5 @@ class Watch:
 
 
 watch = Watch()
-atexit.register(watch.stop)
+atexit.register(watch.end)
 run_in_child(watch.start_afresh)

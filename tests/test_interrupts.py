@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 import redis
+
+from redis_integration import budget, origins
 
 HERE = Path(__file__).parent
 INTERRUPTS = int(os.environ.get("STORM_INTERRUPTS", "1000"))
@@ -72,3 +77,45 @@ def test_a_leftover_reply_is_never_handed_on(live):
 
     assert client.get("leak:bob") == b"BOB"
     assert not abandoned.is_clean()
+
+
+class Interrupt(Exception):
+    """What a soft time limit raises."""
+
+
+def interrupt(_number, _frame):
+    raise Interrupt
+
+
+def outlasts_an_interrupt(lasting, is_over):
+    """Enter and leave until a signal comes; whether something is left then."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-6, 4e-5))
+        while True:
+            with lasting():
+                pass
+    except Interrupt:
+        pass
+    return not is_over()  # now that the traceback holds no frame any more
+
+
+@pytest.fixture
+def alarm():
+    """SIGALRM raises Interrupt."""
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("lasting", "is_over"),
+    [
+        (lambda: budget.granted(0.5), lambda: budget.current.get() is None),
+        (lambda: origins.held(origins.Place()), lambda: not origins._is_inside.get()),
+    ],
+    ids=["budget", "origin"],
+)
+def test_interrupted_call_leaves_nothing_to_its_thread(alarm, lasting, is_over):
+    """One in ten left the thread its budget: all its later calls shared that, and when it was spent they only computed."""
+    assert not any(copy_context().run(outlasts_an_interrupt, lasting, is_over) for _ in range(INTERRUPTS))

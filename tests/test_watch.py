@@ -260,6 +260,20 @@ def test_first_use_starts_it_and_the_end_of_the_process_ends_it(server):
     assert printed == (["0", "1"], "", 0)
 
 
+def test_call_amid_the_end_of_the_process_starts_none(server):
+    """In Python 3.11 it waited for the new thread for ever, and the process never ended."""
+    script = """
+        class Late:
+            def __del__(self):
+                price(2)
+
+        late = Late()
+        price(1)
+    """
+
+    assert run_site(server, script)[2] == 0
+
+
 def test_first_invalidation_starts_it_too(server):
     """A worker that only invalidates has what Redis did not confirm repeated."""
     printed = run_site(server, "price.invalidate(1); print(len(names()))")
