@@ -79,7 +79,7 @@ class Batch:
         self.names = names
         self.compute = compute
         self.is_async = is_async
-        self.called_at = monotonic()
+        self.since, self.called_at = flights.begun, monotonic()
         self.values: dict[int, Any] = {}
         self.place: origins.Place | None = None
 
@@ -155,7 +155,9 @@ class Batch:
 
     def _claim(self, index: int, tiers: Tiers, redis: Redis, first: First) -> Flow[Claim]:
         names, reading = self.names[index], Reading(redis, asked=frozenset({"redis"}))
-        claim = Claim(self.caching, names, tiers, reading=reading, is_refresh=False, called_at=self.called_at)
+        claim = Claim(
+            self.caching, names, tiers, reading=reading, is_refresh=False, since=self.since, called_at=self.called_at
+        )
         try:
             if redis is Redis.UP:
                 claim.take((yield from tiers.redis.read(names, first)), "redis")
@@ -200,8 +202,7 @@ class Batch:
             origins.free(self.place)
             return ()
         started = monotonic()
-        for seat in seats:
-            seat.flight.begun_at = started
+        flights.note_begun(*(seat.flight for seat in seats))
         with flights.boarding(*(seat.flight for seat in seats)), origins.held(self.place):
             outcome: Outcome = yield self.compute(chosen)
         took = monotonic() - started

@@ -11,7 +11,7 @@ from functools import partial
 from time import monotonic, time
 from typing import Any
 
-from redis_integration import budget, pools
+from redis_integration import budget, flights, pools
 from redis_integration.caching import Answer, Caching, Tiers
 from redis_integration.claims import Claim
 from redis_integration.computation import Computation
@@ -41,15 +41,15 @@ def look(caching: Caching, names: Names) -> tuple[Any, First]:
     This is the first row of the policy's table in straight code: most calls end here, and the flow would cost a third more.
     """
     tier = get_redis_tier(caching.alias, is_async=False)
-    called_at = monotonic()
-    if called_at > watch.overdue_at:
+    since = flights.begun
+    if monotonic() > watch.overdue_at:
         run(watch.catch_up(is_async=False))
     if not tier.is_quiet or is_any_unsent():
         return MISS, None
     try:
         first = pools.exchange(caching.alias, (tier.question(names),))
     except RedisUnavailable as failure:
-        failure.called_at = called_at
+        failure.since = since
         return MISS, failure
     return _fresh_value(caching, names, tier, first), first
 
@@ -57,15 +57,15 @@ def look(caching: Caching, names: Names) -> tuple[Any, First]:
 async def alook(caching: Caching, names: Names) -> tuple[Any, First]:
     """See `look`."""
     tier = get_redis_tier(caching.alias, is_async=True)
-    called_at = monotonic()
-    if called_at > watch.overdue_at:
+    since = flights.begun
+    if monotonic() > watch.overdue_at:
         await arun(watch.catch_up(is_async=True))
     if not tier.is_quiet or is_any_unsent():
         return MISS, None
     try:
         first = await pools.aexchange(caching.alias, (tier.question(names),))
     except RedisUnavailable as failure:
-        failure.called_at = called_at
+        failure.since = since
         return MISS, failure
     return _fresh_value(caching, names, tier, first), first
 
@@ -124,15 +124,16 @@ def _find_answer(
 ) -> Flow[Answer]:
     tiers = Tiers(caching.alias, is_async=is_async, durable=caching.durable)
     looks = dict(LOOKS)
-    # Of a call that waited for Redis in vain, when it began to.
-    called_at = (first.called_at if isinstance(first, RedisUnavailable) else 0.0) or monotonic()
+    # Of a call that waited for Redis in vain, as it was when it began to.
+    since = first.since if isinstance(first, RedisUnavailable) and first.since is not None else flights.begun
+    called_at = monotonic()
     while True:
         reading = Reading(
             (yield from state(tiers, names)),
             in_background=caching.in_background,
             asked=_EVERY_TIER if refresh else _NO_TIER,
         )
-        claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, called_at=called_at)
+        claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, since=since, called_at=called_at)
         while (action := decide(claim.reading)).verb == "ask":
             tier: TierName = "redis" if action.tier == "redis" else "fallback"
             claim.reading = claim.reading._replace(asked=claim.reading.asked | {tier})

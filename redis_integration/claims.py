@@ -41,7 +41,15 @@ class Claim:
     """
 
     def __init__(
-        self, caching: Caching, names: Names, tiers: Tiers, *, reading: Reading, is_refresh: bool, called_at: float
+        self,
+        caching: Caching,
+        names: Names,
+        tiers: Tiers,
+        *,
+        reading: Reading,
+        is_refresh: bool,
+        since: int,
+        called_at: float,
     ) -> None:
         self.caching = caching
         self.names = names
@@ -55,6 +63,7 @@ class Claim:
         self.lease: Lease | None = None
         self.row: Lease | None = None
         self.called_at = called_at  # monotonic seconds
+        self.since = since  # `flights.begun` when it was called
         self.place: origins.Place | None = None  # its right to call the origin, while the cache is cold
 
     @property

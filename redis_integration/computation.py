@@ -107,7 +107,7 @@ class Computation:
         # At the moment Redis goes, calls of one time come here by different ways: some have waited for it, some for a connection.
         if self.claim.is_refresh or self.claim.reading.found is not None or flights.is_private(self.names.key):
             return None
-        return flights.find_younger(map(self.place, ("redis", "fallback", "origin")), self.claim.called_at)
+        return flights.find_younger(map(self.place, ("redis", "fallback", "origin")), self.claim.since)
 
     def _join(self, flight: Flight) -> Flow[Answer | None]:
         if not self.flights:
@@ -266,7 +266,7 @@ class Computation:
     def _call(self, flight: Flight | None) -> Flow[tuple[Outcome, float]]:
         started = monotonic()
         if flight is not None:
-            flight.begun_at = started
+            flights.note_begun(flight)
         with flights.boarding(flight), origins.held(self.claim.place):
             outcome: Outcome = yield self.compute()
         return outcome, monotonic() - started
@@ -290,7 +290,7 @@ def refresh(caching: Caching, names: Names, compute: Callable[[], Any], *, is_as
     reading = Reading((yield from tiers.redis.state(names)), asked=frozenset({"redis"}))
     if reading.redis is not Redis.UP:
         return
-    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, called_at=monotonic())
+    claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, since=flights.begun, called_at=monotonic())
     try:
         claim.take((yield from tiers.redis.read(names)), "redis")
     except (RedisUnavailable, UnreadableEntry):

@@ -35,8 +35,8 @@ class RedisUnavailable(RedisIntegrationError):
         self.remedy = remedy
         self.lost = lost
         self.is_short = is_short
-        # Monotonic seconds: when the call began that has met it, as far as somebody noted it.
-        self.called_at = 0.0
+        # `flights.begun` when the call began that has met it, as far as somebody noted it.
+        self.since: int | None = None
         # Whether the breaker has counted it: one failure may be that of many calls.
         self.is_noted = False
 

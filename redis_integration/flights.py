@@ -66,7 +66,7 @@ class Flight(Waiters):
         self.is_ended = False
         self.has_company = False
         self.landing: Landing | None = None
-        self.begun_at = 0.0  # monotonic seconds: when its origin call began
+        self.begun_as = 0  # which origin call of this process is its own: the first, the second...; 0: not begun
         self._pilot = weakref.ref(pilot)
         # A loop that is closed leaves its tasks, and with them their pilots, to the garbage collector.
         self._loop = asyncio._get_running_loop()
@@ -93,6 +93,8 @@ class Flight(Waiters):
 
 
 _flights: dict[Place, Flight] = {}
+# How many origin calls of flights have begun in this process: an order that needs no clock.
+begun = 0
 # Of C, so that no interrupt comes between taking and guarding it.
 _lock = threading.RLock()
 # The flights whose origin calls are running here: also child tasks, and threads that asgiref starts, inherit it.
@@ -135,14 +137,23 @@ def is_open(place: Place) -> bool:
     return there is not None and there.is_open and not there.is_over
 
 
-def find_younger(places: Iterable[Place], called_at: float) -> Flight | None:
-    """A flight to join whose origin call began after this time: what it brings is no older than a call of then."""
+def note_begun(*mine: Flight) -> None:
+    """The origin calls of these flights begin now."""
+    global begun
+    with _lock:
+        begun += 1
+        for flight in mine:
+            flight.begun_as = begun
+
+
+def find_younger(places: Iterable[Place], since: int) -> Flight | None:
+    """A flight to join whose origin call began later than so many: what it brings is no older than a call of then."""
     if not _flights:
         return None
     with _lock:
         for place in places:
             there = _flights.get(place)
-            if there is not None and not there.is_over and there.begun_at > called_at:
+            if there is not None and not there.is_over and there.begun_as > since:
                 there.has_company = True
                 return there
     return None

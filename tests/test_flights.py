@@ -521,14 +521,14 @@ def test_callers_at_the_moment_redis_freezes_compute_once(server, settings, pref
     assert origin.calls == 1
 
 
-@pytest.mark.parametrize(("called_at", "is_joined"), [(99.0, True), (100.0, False), (101.0, False)])
-def test_flight_that_has_begun_is_joined_by_who_called_before(called_at, is_joined):
+@pytest.mark.parametrize(("earlier", "is_joined"), [(1, True), (0, False), (-1, False)])
+def test_flight_that_has_begun_is_joined_by_who_called_before(earlier, is_joined):
     """What it brings is no older than their calls; whoever called later gets something newer."""
     flight, pilot = flights.enter(PLACE, NAMES)
     flights.begin(flight)
-    flight.begun_at = 100.0
+    flights.note_begun(flight)
 
-    found = flights.find_younger([("another", "redis", False), PLACE], called_at)
+    found = flights.find_younger([("another", "redis", False), PLACE], flights.begun - earlier)
 
     assert (found is flight) is flight.has_company is is_joined
     assert pilot is not None
@@ -669,7 +669,7 @@ def claim_of_a_held_lease(prefix, *, lease_timeout=60.0, called_at):
     get_redis().set(f"{{{names.key}}}:lease", "another", px=60_000)
     reading = Reading(Redis.UP, asked=frozenset({"redis"}))
     tiers = Tiers("default", is_async=False)
-    return Claim(caching, names, tiers, reading=reading, is_refresh=False, called_at=called_at)
+    return Claim(caching, names, tiers, reading=reading, is_refresh=False, since=0, called_at=called_at)
 
 
 def test_call_whose_time_is_over_waits_for_no_lease(live, prefix):

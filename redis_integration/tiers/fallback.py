@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from time import monotonic, time
@@ -31,7 +32,6 @@ logger = logging.getLogger("redis_integration")
 
 # Seconds that a durable row is kept past its ttl, to be answered where the origin raises: a long weekend, and somebody sees it.
 KEPT_PAST_TTL = 7 * 86_400.0
-MOST_MINE = 10_000  # rows
 MOST_UNENDED = 1_000  # names; above it no row is believed
 EVERYTHING = ""
 
@@ -191,10 +191,18 @@ class FallbackTier:
         """See `RedisTier.fill`; one query, 2 where it is refused. Raises FallbackUnavailable."""
         is_accepted = bool((yield from self._query(partial(self._fill, names, lease, entry, kept), locks=True)))
         if is_accepted and entry is not None:
-            if len(self._mine) >= MOST_MINE:
-                self._mine.clear()
             self._mine[_name_of(lease.token)] = self._taken_at
+            self._forget_mine(monotonic() - min(self._seconds_open(), self.settings.fallback_ttl))
         return is_accepted
+
+    def _forget_mine(self, before: float) -> None:
+        """Forget two leases, at most, that say nothing any more: for each that comes, so that there are never many."""
+        with suppress(StopIteration, KeyError, RuntimeError):  # another thread is at it
+            for _ in range(2):
+                oldest = next(iter(self._mine))
+                if self._mine[oldest] >= before:
+                    break
+                del self._mine[oldest]
 
     def _fill(self, names: Names, lease: Lease, entry: Entry | None, kept: float) -> bool:
         rows = rows_of(self.database).filter(key=names.key, lease=_name_of(lease.token))

@@ -127,7 +127,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     ),
     "exceptions need the release": (Edit(_COMPUTE, "if is_accepted or", "if is_accepted or outcome.error or"),),
     "bare until it begins": (Edit("flights.begin", "flight.is_open = False", "pass"),),
-    "only what began after the call": (Edit("flights.find_younger", " and there.begun_at > called_at", ""),),
+    "only what began after the call": (Edit("flights.find_younger", " and there.begun_as > since", ""),),
     "bare flights in a row": (
         Edit("computation.Computation._answer_without_lease", "if flight.after is not None", "if False"),
     ),
