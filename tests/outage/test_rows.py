@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from contextvars import copy_context
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class Scene:
         self.breaker = self.tier.breaker
         self.breaker.note = self.note
         self.failures = []
+        self.milliseconds = []  # of each call that was met
         self.value = "entry"
         self.names = {"key": f"{prefix}:by-key:warm", "tag": f"{prefix}:#tag"}
         self.keys = {way: f"{prefix}:by-{way}:warm" for way in WAYS}
@@ -135,17 +137,21 @@ def scene(fault, is_async, settings, server, prefix, tmp_path):
 def meet(scene, name, way="key"):
     """The answer to a call that may try Redis, and whether the breaker is open then."""
     scene.breaker._due = 0
-    return scene.load(name, way), not scene.breaker.is_closed
+    begun = time.perf_counter()
+    answer = scene.load(name, way)
+    scene.milliseconds.append((time.perf_counter() - begun) * 1000)
+    return answer, not scene.breaker.is_closed
 
 
 @cases()
-def test_calls_have_their_answers_and_the_log_its_line(scene, fault, caplog):
+def test_calls_have_their_answers_and_the_log_its_line(scene, fault, caplog, record_property):
     """No error; what may be read is read, what may not be stored is not; it is told once, with a remedy and no secret."""
     caplog.set_level(logging.DEBUG, "redis_integration")
     before, meaning = scene.stored(), fault.meaning
 
     with fault.strike(scene):
         met = [meet(scene, name) for name in CALLS[: len(meaning.answers)]]
+    record_property("milliseconds", scene.milliseconds)
 
     records = [record for record in caplog.records if record.name == "redis_integration"]
     told = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
