@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sqlite3
+import threading
 
 import pytest
 from django.core.management import call_command
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
 
 from demo_project.server import start_server
 from redis_integration import close_pools
@@ -66,6 +70,25 @@ def live_own(settings, own_server, prefix, options):
     """The alias "default" on a real server that belongs to this test."""
     settings.REDIS_INTEGRATION = {"default": {"URL": own_server.url, "KEY_PREFIX": prefix, **BRISK, **options}}
     return own_server
+
+
+# Django closes no connection to an in-memory database, and those of threads that have ended are a ResourceWarning (Python 3.13).
+_of_threads: list[tuple[threading.Thread, sqlite3.Connection]] = []
+
+
+@receiver(connection_created)
+def _note_connection(connection, **kwargs):
+    if connection.vendor == "sqlite" and threading.current_thread() is not threading.main_thread():
+        _of_threads.append((threading.current_thread(), connection.connection))
+
+
+@pytest.fixture(autouse=True)
+def close_databases():
+    """No test leaves the in-memory database open in a thread that has ended."""
+    yield
+    for thread, opened in [each for each in _of_threads if not each[0].is_alive()]:
+        _of_threads.remove((thread, opened))
+        opened.close()
 
 
 @pytest.fixture(autouse=True)

@@ -291,7 +291,10 @@ def added_databases(databases: dict[str, dict[str, Any]]) -> Iterator[None]:
         connection_created.disconnect(remember)
         for connection in opened:
             connection.inc_thread_sharing()
+            raw = connection.connection
             connection.close()
+            if connection.vendor == "sqlite" and raw is not None:
+                raw.close()  # Django closes no database in memory
             connection.dec_thread_sharing()
         for alias in databases:
             with contextlib.suppress(AttributeError):
