@@ -91,9 +91,6 @@ class Story:
         self.stage.proxy.cut()
         looks = self._look_at_both("computed")
         yield self._row("3 Redis cut off", looks)
-        # A page that was computed in the very moment in which Redis was lost may count as older, and is computed once more.
-        if any(look.tier != "fallback" for look in self._look_at_both()):
-            self._look_at_both()
         yield self._row("  and again", self._look_at_both("fallback"))
 
     def _edited_meanwhile(self) -> Iterator[Line]:

@@ -21,10 +21,6 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
 
 
 class FallbackQuerySet(models.QuerySet["FallbackEntry"]):
-    def fresh(self) -> FallbackQuerySet:
-        """Rows that are within their ttl, by the database's clock."""
-        return self.filter(fresh_until__gt=Now())
-
     def held(self) -> FallbackQuerySet:
         """Rows that somebody is computing, by the database's clock."""
         return self.filter(held_until__gt=Now())
