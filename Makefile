@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 PEERS = $(VENV)/peers-installed
 
-.PHONY: demo test lint types migrations tests bench bench-outage clean
+.PHONY: demo test lint types migrations tests history hammer bench bench-outage bench-scan clean
 
 demo: $(STAMP)  ## The story of an outage, told by the demo shop on a real server
 	$(BIN)/python manage.py demo
@@ -25,17 +25,28 @@ migrations: $(STAMP)
 tests: $(STAMP)
 	$(BIN)/python -X dev -m pytest -n auto --dist loadgroup $(ARGS)
 
+history: $(STAMP)  ## Minutes of reads and writes in several processes, each fault twice, and nothing old; HISTORY_SEED chooses them
+	HISTORY_SECONDS=60 $(BIN)/python -X dev -m pytest tests/history $(ARGS)
+
+hammer: $(STAMP)  ## Two visitors ask for the same 100,000 pages from 8 threads, and nobody gets what is another's
+	HAMMER_REQUESTS=100000 $(BIN)/python -m pytest tests/views/test_servers.py -k another_visitor -s $(ARGS)
+
 bench: $(PEERS)  ## Ours and its peers in one run; prints the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks.hits
+	$(BIN)/python -m benchmarks.views
 	$(BIN)/python -m benchmarks.misses
 	$(BIN)/python -m benchmarks.stampede
 	$(BIN)/python -m benchmarks.stale
 	$(BIN)/python -m benchmarks.lists
 	$(BIN)/python -m benchmarks.codecs
 
-bench-outage: $(PEERS)  ## While Redis is gone, refused and frozen: a call, and a whole site
+bench-outage: $(PEERS)  ## While Redis is gone, refused and frozen, and when it is back: a call, and a whole site
 	$(BIN)/python -m benchmarks.outage
+	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.site
+
+bench-scan: $(PEERS)  ## Walking, describing and deleting a million keys, beside redis-py, redis-cli and django-redis
+	$(BIN)/python -m benchmarks.scan
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

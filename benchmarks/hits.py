@@ -1,5 +1,5 @@
 """
-What a hit costs: a cached function and a cached view against a bare GET of redis-py and against Django's cache_page.
+What a hit costs: cached functions and fragments against a bare GET of redis-py and against Django's own. Views: benchmarks/views.py.
 
 Usage: python -m benchmarks.hits [--rounds N] [--calls N]. Starts a server of its own on a free loopback port.
 """
@@ -23,7 +23,7 @@ TAGS = ["values", "value:{pk}"]
 def functions(url: str) -> Mapping[str, Subject]:
     import redis
 
-    from redis_integration import cache_aside, get_redis
+    from redis_integration import cache_aside, get_or_compute, get_redis
     from redis_integration.pools import exchange
 
     @cache_aside(ttl=600, key="value:{pk}")
@@ -47,6 +47,7 @@ def functions(url: str) -> Mapping[str, Subject]:
         "exchange of a GET, bytes": lambda: exchange("default", [("GET", key)]),
         "@cache_aside function, value": lambda: load(7),
         "@cache_aside function with two tags, value": lambda: load_tagged(7),
+        "get_or_compute, value": lambda: get_or_compute(f"value:{7}", lambda: VALUE, ttl=600),
     }
 
 
@@ -69,34 +70,21 @@ def coroutines(client: Any) -> Mapping[str, Callable[[], Awaitable[object]]]:
     }
 
 
-def views(url: str) -> Mapping[str, Subject]:
-    import redis
-    from django.http import HttpRequest, HttpResponse
-    from django.test import RequestFactory
-    from django.views.decorators.cache import cache_page
+def fragments() -> Mapping[str, Subject]:
+    from django.template import Context, Engine
 
-    from redis_integration import cache_aside_view
+    libraries = {"cache": "django.templatetags.cache", "ours": "redis_integration.templatetags.redis_integration"}
+    engine = Engine(libraries=libraries)
 
-    def page(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(HTML)
+    def show(tag: str, end: str) -> Subject:
+        template = engine.from_string(f"{{% load cache ours %}}{{% {tag} %}}{HTML}{{% {end} %}}")
+        return lambda: template.render(Context({"pk": 7}))
 
-    decorated: dict[str, Any] = {
-        "@cache_aside_view": cache_aside_view(ttl=600, namespace="page")(page),
-        "@cache_aside_view with two tags": cache_aside_view(ttl=600, namespace="tagged", tags=["pages", "all"])(page),
-        "cache_page, Django's RedisCache": cache_page(600)(page),
-        "cache_page, django-redis": cache_page(600, cache="django_redis")(page),
-    }
-    requests = RequestFactory()
-    client = redis.Redis.from_url(url)
-
-    def visit(view: Any) -> Subject:
-        return lambda: view(requests.get("/page/?a=1"))
-
-    client.set("bench-page", HTML, ex=600)
     return {
-        "redis-py GET of the page's bytes": lambda: client.get("bench-page"),
-        **{name: visit(view) for name, view in decorated.items()},
-        "making the request alone": lambda: requests.get("/page/?a=1"),
+        "{% cache_aside %}": show('cache_aside 600 "plain" pk', "endcache_aside"),
+        "{% cache_aside %} with two tags": show('cache_aside 600 "tagged" pk tags="all pk:{pk}"', "endcache_aside"),
+        "{% cache %}, Django's RedisCache": show("cache 600 plain pk", "endcache"),
+        "{% cache %}, django-redis": show('cache 600 plain pk using="django_redis"', "endcache"),
     }
 
 
@@ -115,7 +103,7 @@ def main() -> None:
         tables = {
             "cached function": repeat(functions(server.url)),
             "cached coroutine function": repeat_async(coroutines(client), runner.get_loop()),
-            "cached view, 5 kB": repeat(views(server.url)),
+            "cached fragment, 5 kB": repeat(fragments()),
         }
         for title, batches in tables.items():
             print(table(title, measure(batches, **options)), end="\n\n", flush=True)

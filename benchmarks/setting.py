@@ -32,7 +32,14 @@ def configure(url: str, *, folder: str | None = None) -> None:
         REDIS_INTEGRATION={"default": {"URL": url, "KEY_PREFIX": "bench", "DATABASE": "default" if folder else None}},
         CACHES={
             "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url},
+            "memory": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
             "django_redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url},
+            # Keys as benchmarks/scan.py makes them.
+            "raw": {
+                "BACKEND": "django_redis.cache.RedisCache",
+                "LOCATION": url,
+                "KEY_FUNCTION": "benchmarks.setting.bench_key",
+            },
             "django_redis_ignoring": {
                 "BACKEND": "django_redis.cache.RedisCache",
                 "LOCATION": url,
@@ -43,6 +50,10 @@ def configure(url: str, *, folder: str | None = None) -> None:
     django.setup()
     if folder:
         call_command("migrate", verbosity=0)
+
+
+def bench_key(key: str, prefix: str, version: int) -> str:
+    return f"bench:{key}"
 
 
 def describe(server_name: str) -> str:

@@ -9,23 +9,32 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 START_TIMEOUT = 10.0  # seconds; a start takes 0.05
 STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL; a stop takes 0.1
 START_TRIES = 5  # another program may take the free port before the server does
+# Below the ports that Linux (32768 and up) and macOS (49152 and up) give to outgoing connections, one of which could else
+# take a port before its server does, or while that is down.
+PORTS = range(20_000, 32_768)
+CLUSTER_BUS = 10_000  # a node of a cluster listens on its port plus so many, too
 SOCKET_PATH_MAX = 103  # characters of a unix socket's path on macOS; Linux allows 107
 
 # Ends the server and removes its folder once its standard input is closed, so also after a SIGKILL of this program,
 # where neither atexit nor a context manager runs.
 MOURNER = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
+
+
+_random = random.SystemRandom()  # tests seed the other one, several processes alike
 
 
 class Found(NamedTuple):
@@ -74,12 +83,13 @@ def _embedded() -> Found:
         ) from exc
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(ports: Sequence[int] = PORTS) -> int:
+    """One of these loopback ports that nobody listens on at this moment."""
+    while True:
+        port = _random.choice(ports)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start_server(
@@ -95,9 +105,10 @@ def start_server(
     is a temporary folder that goes with the server. Raises ServerError.
     """
     found = Found(binary, binary) if binary else find_server()
+    ports = PORTS[:-CLUSTER_BUS] if "--cluster-enabled" in arguments else PORTS
     tries = 1 if port is not None else START_TRIES
     for left in reversed(range(tries)):
-        server = LocalServer(found, arguments, port=port if port is not None else free_port(), directory=directory)
+        server = LocalServer(found, arguments, port=port if port is not None else free_port(ports), directory=directory)
         try:
             return server.start()
         except BaseException as exc:

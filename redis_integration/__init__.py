@@ -8,6 +8,7 @@ from redis_integration.invalidation import ainvalidate, invalidate
 from redis_integration.many import cache_aside_many
 from redis_integration.model_tags import invalidates
 from redis_integration.pools import aclose_pools, aget_redis, close_pools, get_redis
+from redis_integration.undecorated import aget_or_compute, get_or_compute
 from redis_integration.views import cache_aside_view
 
 __all__ = [
@@ -15,12 +16,14 @@ __all__ = [
     "RedisUnavailable",
     "UncacheableCall",
     "aclose_pools",
+    "aget_or_compute",
     "aget_redis",
     "ainvalidate",
     "cache_aside",
     "cache_aside_many",
     "cache_aside_view",
     "close_pools",
+    "get_or_compute",
     "get_redis",
     "invalidate",
     "invalidates",

@@ -37,9 +37,11 @@ class Arguments:
     """Binds the arguments of each call to a function's parameters; built when the function is decorated."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._signature = inspect.signature(function)
+        # What REST framework's ViewSet.as_view() says that it wraps is called with another `self` first.
+        view_set = getattr(function, "cls", None)
+        self._signature = inspect.signature(function, follow_wrapped=view_set is None)
         self.names = (*self._signature.parameters,)
-        named = getattr(function, "view_class", function)
+        named = getattr(function, "view_class", view_set or function)
         called = f"{named.__module__}.{getattr(named, '__qualname__', type(named).__name__)}"
         self.described = f"{called}({', '.join(self.names)})"
         parameters = self._signature.parameters.values()

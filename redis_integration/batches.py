@@ -124,7 +124,7 @@ class Batch:
         for index, first in found.items():
             claim = yield from self._claim(index, tiers, redis, first)
             if decide(claim.reading).verb == "answer":
-                self.values[index] = claim.value
+                self.values[index] = claim.found().outcome.value
             else:
                 missing[index] = Computation(claim, partial(self.compute, [index]), {})
         if missing and tiers.redis.breaker.is_cold():
@@ -179,7 +179,7 @@ class Batch:
                 if verb == "compute":
                     (mine if seat.computation.claim.reading.right is Right.WON else bare).append(seat)
                 elif verb == "answer":
-                    self.values[seat.at] = seat.computation.claim.value
+                    self.values[seat.at] = seat.computation.claim.found().outcome.value
                 elif seat.computation.claim.time_left():
                     others.append(seat.at)
                 else:
@@ -205,7 +205,8 @@ class Batch:
         flights.note_begun(*(seat.flight for seat in seats))
         with flights.boarding(*(seat.flight for seat in seats)), origins.held(self.place):
             outcome: Outcome = yield self.compute(chosen)
-        took = monotonic() - started
+        self.caching.counts.computed += len(chosen)
+        took = self.caching.counts.note_origin(monotonic() - started, outcome.error)
         # Each its own list: who answers a copy empties it.
         outcomes = (
             [Outcome(error=[*outcome.error]) for _ in chosen] if outcome.error else [*map(Outcome, outcome.value)]

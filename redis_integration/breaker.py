@@ -10,6 +10,7 @@ from time import monotonic
 
 from django.dispatch import Signal
 
+from redis_integration.counters import Failures
 from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.signals import redis_back, redis_lost
 
@@ -45,6 +46,7 @@ class Breaker:
         self._told: dict[Kind, float] = {}
         self._ramp_until = 0.0
         self.opened_at: float | None = None
+        self.failures = Failures(alias)
         self.timeouts = 0
         self.is_full = False
         # Whether the watch tries Redis, so that no call has to.
@@ -69,6 +71,7 @@ class Breaker:
         is_again, failure.is_noted = failure.is_noted, True
         if is_again:
             return
+        self.failures.note(failure.kind)
         if failure.kind is Kind.SLOW:
             self.timeouts += 1
         if failure.kind is Kind.DOWN or self.timeouts >= TIMEOUTS:

@@ -5,13 +5,15 @@ No failure of a tier leaves it; only the origin's own error does. What must be c
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from time import monotonic, time
 from typing import Any
 
-from redis_integration import budget, flights, pools
+from redis_integration import budget, flights, pools, recovery
 from redis_integration.caching import Answer, Caching, Tiers
 from redis_integration.claims import Claim
 from redis_integration.computation import Computation
@@ -20,7 +22,7 @@ from redis_integration.exceptions import FallbackUnavailable, RedisUnavailable, 
 from redis_integration.flights import Verdict
 from redis_integration.flow import Call, Flow, arun, run
 from redis_integration.keys import Names
-from redis_integration.policy import Reading, Redis, TierName, decide
+from redis_integration.policy import Reading, Redis, Right, TierName, decide
 from redis_integration.tiers.redis import First, RedisTier, get_redis_tier
 from redis_integration.transactions import has_invalidated, is_any_unsent, may_have_invalidated
 from redis_integration.watch import watch
@@ -95,7 +97,11 @@ def _fresh_value(caching: Caching, names: Names, tier: RedisTier, first: Any) ->
     try:
         entry = tier.judge(names, found if names.tags else (found,), life)
         if entry is not None and not entry.is_revoked and time() < caching.due_at(entry):
-            return caching.decode(entry, names.key)
+            value = caching.decode(entry, names.key)
+            counts = caching.counts
+            counts.redis += 1
+            counts.saved += entry.took
+            return value
     except UnreadableEntry:
         pass  # the flow reads the same reply, and says so in the log
     return MISS
@@ -108,30 +114,47 @@ def find_answer(
     *,
     is_async: bool,
     refresh: bool = False,
+    may_store: bool = True,
     first: First = None,
 ) -> Flow[Answer]:
     """The answer to a call for this entry; `compute()` gives an Outcome, or an awaitable of one.
 
     One round trip for a hit (none if `look` has made it: `first`), 2 more for a miss; inside `atomic()` 1 more, and 1 after
-    the commit. With `refresh` a copy counts as none.
+    the commit. With `refresh` a copy counts as none. One that may not store computes at once, and alone, where there is no copy.
     """
     with budget.granted(get_settings(caching.alias).request_budget):
-        return (yield from _find_answer(caching, names, compute, is_async=is_async, refresh=refresh, first=first))
+        right = Right.UNKNOWN if may_store else Right.UNWANTED
+        answer = yield from _find_answer(
+            caching, names, compute, is_async=is_async, refresh=refresh, right=right, first=first
+        )
+    # Copies count themselves.
+    caching.counts.computed += answer.source == "origin"
+    caching.counts.joined += answer.source == "flight"
+    return answer
 
 
 def _find_answer(
-    caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool, refresh: bool, first: First
+    caching: Caching,
+    names: Names,
+    compute: Callable[[], Any],
+    *,
+    is_async: bool,
+    refresh: bool,
+    right: Right,
+    first: First,
 ) -> Flow[Answer]:
     tiers = Tiers(caching.alias, is_async=is_async, durable=caching.durable)
     looks = dict(LOOKS)
     # Of a call that waited for Redis in vain, as it was when it began to.
     since = first.since if isinstance(first, RedisUnavailable) and first.since is not None else flights.begun
-    called_at = monotonic()
+    # A sync call on an event loop waits for nobody: a task that has the lease may be one of this very loop.
+    called_at = monotonic() if is_async or asyncio._get_running_loop() is None else -inf
     while True:
         reading = Reading(
             (yield from state(tiers, names)),
             in_background=caching.in_background,
             asked=_EVERY_TIER if refresh else _NO_TIER,
+            right=right,
         )
         claim = Claim(caching, names, tiers, reading=reading, is_refresh=refresh, since=since, called_at=called_at)
         while (action := decide(claim.reading)).verb == "ask":
@@ -173,4 +196,4 @@ def state(tiers: Tiers, names: Names) -> Flow[Redis]:
         except Exception as error:  # nobody can say
             logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
             return Redis.SHY
-    return (yield from tiers.redis.state(names))
+    return (yield from recovery.state(tiers.redis, names))

@@ -16,7 +16,8 @@ from weakref import WeakSet
 from redis_integration import background
 from redis_integration.codecs import Codec, json_codec, place, type_name
 from redis_integration.compression import compress, expand
-from redis_integration.conf import get_settings, is_debug
+from redis_integration.conf import get_django_setting, get_settings
+from redis_integration.counters import Counts
 from redis_integration.entries import Entry
 from redis_integration.equality import find_difference
 from redis_integration.exceptions import UnreadableEntry, UnstorableValue
@@ -24,6 +25,7 @@ from redis_integration.pickles import pickle_codec
 from redis_integration.policy import Reading, TierName
 from redis_integration.tiers.fallback import FallbackTier
 from redis_integration.tiers.redis import get_redis_tier
+from redis_integration.transactions import Commit
 
 logger = logging.getLogger("redis_integration")
 
@@ -40,12 +42,16 @@ class Outcome(NamedTuple):
     # Empty, or one error; emptied when it is raised, since the frames of its traceback hold this.
     error: list[Exception] | tuple[()] = ()
     why_not_stored: str | None = None
+    # Of one that was computed inside a transaction and is settled after it.
+    commit: Commit | None = None
+    # Whether what may not be stored is its caller's own, or says nothing of a copy, which stays.
+    is_own: bool = False
 
 
 class Answer(NamedTuple):
     """What a call gets, and from where: a tier's name, "origin", or the "flight" it had joined.
 
-    `stored` is the tier it was written to.
+    `stored` is the tier it was written to; `is_stale` says that the copy was, be it the answer or not.
     """
 
     outcome: Outcome
@@ -84,6 +90,7 @@ class Caching:
     ttl: float | Callable[[Any], float]  # seconds, or what gives them for a value
     codec: Codec
     lease_timeout: float  # seconds: how long one caller may compute while all others wait for it
+    pattern: str = ""  # a %-pattern of its keys, behind the prefix
     alias: str = "default"
     stale_for: float = 0.0  # seconds: how long an entry is kept past its ttl
     in_background: bool = False  # whether a copy that is stale or due is answered before it is refreshed
@@ -95,8 +102,10 @@ class Caching:
     durable: bool = False  # whether each computation is also stored in the database
     # What the log has been told already.
     noted: set[str] = field(default_factory=set)
+    counts: Counts = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", Counts(self.alias, self.name))
         every_caching.add(self)
 
     @property
@@ -136,7 +145,9 @@ class Caching:
             # whoever wrote them gets a bounded number of bytes out of it and nothing else.
             payload = expand(payload, entry.flags, get_settings(self.alias).max_entry_bytes)
         if entry.codec == ERROR and self.negative_ttl:
-            raise self._error_of(payload)
+            error = self._error_of(payload)
+            self.counts.note_copy("redis", entry.took, is_stale=False)
+            raise error
         if entry.codec != self.codec.number:
             raise UnreadableEntry(f"It was written by codec {entry.codec}, not by {self.codec.name!r}.")
         return self.codec.decode(payload, key)
@@ -149,7 +160,7 @@ class Caching:
             return outcome, None
         try:
             payload = self.codec.encode(outcome.value, key)
-            if self.codec.verified == "always" or (self.codec.verified == "debug" and is_debug()):
+            if self.codec.verified == "always" or (self.codec.verified == "debug" and get_django_setting("DEBUG")):
                 verify(self.codec, outcome.value, payload, key)
             payload, flags = self._press(payload)
         except UnstorableValue as error:
@@ -181,13 +192,14 @@ class Caching:
                 verify(pickle_codec, value, pickle_codec.encode(value, key), key)
                 remedy = " codec='pickle' can store it."
         text = "redis_integration.value_unstorable %s returned a value that is not stored: %s%s"
-        self._warn_once(error.about, text, self.name, error, remedy)
+        self.warn_once(error.about, text, self.name, error, remedy)
 
     def note_unreadable(self, key: str, error: Exception) -> None:
         """Say in the log, once, that there is no entry at this key that can be read."""
-        self._warn_once(f"unreadable {key}", "redis_integration.entry_unreadable %s: %s", key, error)
+        self.warn_once(f"unreadable {key}", "redis_integration.entry_unreadable %s: %s", key, error)
 
-    def _warn_once(self, about: str, text: str, *args: object) -> None:
+    def warn_once(self, about: str, text: str, *args: object) -> None:
+        """Say this in the log, unless something about the same was said before."""
         if about not in self.noted:
             if len(self.noted) >= MOST_NOTED:
                 self.noted.clear()

@@ -7,9 +7,11 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from django.apps import apps
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import router
+from django.urls import get_resolver
 
 from redis_integration.caching import every_caching
 from redis_integration.compression import is_available
@@ -19,10 +21,12 @@ from redis_integration.conf import (
     find_problems,
     get_aliases,
     get_databases,
+    get_django_setting,
     get_settings,
     read_settings,
 )
-from redis_integration.router import FallbackRouter
+from redis_integration.pages import PageCaching
+from redis_integration.router import APP_LABEL, FallbackRouter
 
 UNREADABLE = "redis_integration.E001"
 WRONG_TYPE = "redis_integration.E002"
@@ -30,7 +34,10 @@ UNUSABLE = "redis_integration.E003"
 UNKNOWN_DATABASE = "redis_integration.E004"
 SHORT_LEASE = "redis_integration.E005"
 NO_ZSTD = "redis_integration.E006"
+FAR_JOURNAL = "redis_integration.W007"
 NOT_DURABLE = "redis_integration.W008"
+NOT_FIRST = "redis_integration.W010"
+MIDDLEWARE = "redis_integration.middleware.CacheAsideMiddleware"
 
 
 class Advice(NamedTuple):
@@ -157,7 +164,9 @@ IDS = (
     UNKNOWN_DATABASE,
     SHORT_LEASE,
     NO_ZSTD,
+    FAR_JOURNAL,
     NOT_DURABLE,
+    NOT_FIRST,
     *(advice.id for advice in ADVICE + DEPLOY_ADVICE),
 )
 
@@ -170,7 +179,8 @@ def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMe
         return [_unreadable(exc)]
     usable = _get_usable()
     errors = (error for alias in aliases for error in _find_errors(alias))
-    return [*errors, *_advise(usable, ADVICE), *_find_not_durable(usable)]
+    findings = (*_find_not_durable(usable), *_find_far_journals(usable), *_find_unheard_layers())
+    return [*errors, *_advise(usable, ADVICE), *findings]
 
 
 def check_deployment(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
@@ -242,6 +252,35 @@ def _find_not_durable(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage
             hint="Set 'FALLBACK': 'durable' one deploy before the first durable=True: every process must end rows by then.",
             obj=f"REDIS_INTEGRATION[{caching.alias!r}]",
             id=NOT_DURABLE,
+        )
+
+
+def _find_far_journals(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage]:
+    models = [model for model in apps.get_models() if model._meta.managed and model._meta.app_label != APP_LABEL]
+    for alias, settings in usable.items():
+        if settings.journal != "always":
+            continue
+        far = sorted(model._meta.label for model in models if router.db_for_write(model) != settings.database)
+        if far:
+            yield Warning(
+                f"JOURNAL is 'always' and in the database {settings.database!r}, but {', '.join(far[:5])}"
+                f"{', …' if far[5:] else ''} are written to another one: who invalidates in a transaction there gets JournalUnavailable.",
+                hint="Set DATABASE to the database of the data that invalidates, or 'JOURNAL': 'on_failure'.",
+                obj=f"REDIS_INTEGRATION[{alias!r}]",
+                id=FAR_JOURNAL,
+            )
+
+
+def _find_unheard_layers() -> Iterator[CheckMessage]:
+    with suppress(Exception):  # Django's own checks say what is wrong with the URLconf
+        get_resolver().url_patterns  # noqa: B018  # it imports the views
+    names = sorted(caching.name for caching in every_caching if isinstance(caching, PageCaching))
+    if names and [*get_django_setting("MIDDLEWARE")][:1] != [MIDDLEWARE]:
+        yield Warning(
+            f"{names[0]} is cached ({len(names)} such views), and {MIDDLEWARE} is not the first in MIDDLEWARE: a cookie or a "
+            "Vary that other layers add is not seen before a page is stored.",
+            hint="Put it first.",
+            id=NOT_FIRST,
         )
 
 

@@ -93,6 +93,8 @@ class Claim:
 
     def found(self) -> Answer:
         """The answer that is a copy."""
+        took = self.seen.took if self.seen is not None else 0.0
+        self.caching.counts.note_copy(self.reading.found or "", took, is_stale=self.reading.is_stale)
         return Answer(Outcome(self.value), self.reading.found or "", is_stale=self.reading.is_stale)
 
     def win(self, *, may_wait: bool) -> Flow[Action]:
@@ -198,6 +200,7 @@ class Claim:
             logger.debug("redis_integration.store_skipped %s: %s", self.names.key, failure)
             self._note(failure)
             return False
+        self.caching.counts.refused += not is_accepted
         if not is_accepted and took > self.caching.lease_timeout:
             logger.warning(
                 "redis_integration.lease_expired %s took %.1f s, longer than its lease_timeout of %.1f s, and was not "

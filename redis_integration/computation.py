@@ -39,9 +39,7 @@ class Computation:
 
     def __init__(self, claim: Claim, compute: Callable[[], Any], looks: dict[Verdict, int]) -> None:
         self.claim = claim
-        self.names = claim.names
-        self.caching = claim.caching
-        self.tiers = claim.tiers
+        self.names, self.caching, self.tiers = claim.names, claim.caching, claim.tiers
         self.compute = compute
         self.looks = looks
         self.landing = REFUSED
@@ -69,6 +67,9 @@ class Computation:
                 return self.claim.found()
             self.claim.reading = self.claim.reading._replace(in_background=False)
             action = decide(self.claim.reading)
+        if self.claim.reading.right is Right.UNWANTED:
+            there = None if standing.is_inside else flights.find_open(self.place("redis"))
+            return (yield from self._join(there) if there is not None else self._answer_alone())
         place = self.place(action.tier or "origin")
         if self.claim.reading.found is None:  # who has a copy waits for nobody
             yield from self.claim.await_place(unless=lambda: flights.is_open(place) or bool(self._find_younger()))
@@ -112,7 +113,8 @@ class Computation:
     def _join(self, flight: Flight) -> Flow[Answer | None]:
         if not self.flights:
             self.claim.leave_place()
-        self.landing = landing = yield from self._wait_for(flight)
+        landing = yield from flights.join(flight, self.claim.time_left(), is_async=self.tiers.is_async)
+        self.landing = landing
         if landing.error is not None:
             return (yield from self._answer_of(Outcome(error=[landing.error]), source="flight"))
         if landing.entry is not None:
@@ -123,9 +125,6 @@ class Computation:
             self.looks[landing.verdict] -= 1
             return None
         return (yield from self._answer_alone())
-
-    def _wait_for(self, flight: Flight) -> Flow[Landing]:
-        return flights.join(flight, self.claim.time_left(), is_async=self.tiers.is_async)
 
     def _answer_with_lease(self, flight: Flight | None) -> Flow[Answer]:
         action = yield from self.claim.win(may_wait=flight is not None)
@@ -157,7 +156,7 @@ class Computation:
         landing = self._landing(outcome, entry)
         if is_accepted or landing.verdict is Verdict.PRIVATE:
             self.landing = landing
-        is_newer = outcome.why_not_stored is not None and not outcome.error
+        is_newer = outcome.why_not_stored is not None and not outcome.error and not outcome.is_own
         if is_accepted and is_newer and self.claim.reading.found is not None:
             # What is newer than the copy is not to be kept: neither is the copy.
             with suppress(RedisUnavailable):
@@ -175,7 +174,8 @@ class Computation:
             return self.claim.found()
         if not outcome.error:
             background.note_success(self.caching.name)
-        return Answer(outcome, source, stored, self.claim.is_foreign and source == "origin")
+        is_foreign = self.claim.is_foreign and source == "origin"
+        return Answer(outcome, source, stored, is_foreign, self.claim.reading.is_stale)
 
     def _finds_row(self, kind: type[Exception]) -> Flow[bool]:
         """Whether there is a durable row to answer with, be it past its ttl. 1 query."""
@@ -221,7 +221,7 @@ class Computation:
         try:
             self.flights.append(flight)
             if flight.after is not None:
-                yield from self._wait_for(flight.after)
+                yield from flights.join(flight.after, self.claim.time_left(), is_async=self.tiers.is_async)
             flights.begin(flight)
             outcome, took = yield from self._call(flight)
             entry = None
@@ -246,12 +246,12 @@ class Computation:
         if entry is None or outcome.why_not_stored is not None:
             yield from self.claim.fill(None, took)
         else:
-            yield from self._fill_on_commit(entry, standing.commit)
+            yield from self._fill_on_commit(outcome, entry, standing.commit)
         return (yield from self._answer_of(outcome))
 
-    def _fill_on_commit(self, entry: Entry, commit: BaseDatabaseWrapper) -> Flow[None]:
+    def _fill_on_commit(self, outcome: Outcome, entry: Entry, connection: BaseDatabaseWrapper) -> Flow[None]:
         try:
-            yield Call(partial(fill_on_commit, self.claim.late_fill(entry), commit))
+            yield Call(partial(fill_on_commit, self.claim.late_fill(entry), connection, outcome.commit))
         except Exception as error:
             logger.warning("redis_integration.transactions_unknown %s: %s", type(error).__name__, error)
             self.claim.let_go_soon()
@@ -269,7 +269,7 @@ class Computation:
             flights.note_begun(flight)
         with flights.boarding(flight), origins.held(self.claim.place):
             outcome: Outcome = yield self.compute()
-        return outcome, monotonic() - started
+        return outcome, self.caching.counts.note_origin(monotonic() - started, outcome.error)
 
     def _has_company(self) -> bool:
         return any(flight.has_company for flight in self.flights)
@@ -287,7 +287,7 @@ class Computation:
 def refresh(caching: Caching, names: Names, compute: Callable[[], Any], *, is_async: bool) -> Flow[None]:
     """Compute a copy anew in the background, unless it was refreshed or invalidated meanwhile. 3 round trips."""
     tiers = Tiers(caching.alias, is_async=is_async, durable=caching.durable)
-    reading = Reading((yield from tiers.redis.state(names)), asked=frozenset({"redis"}))
+    reading = Reading(tiers.redis.state(names), asked=frozenset({"redis"}))
     if reading.redis is not Redis.UP:
         return
     claim = Claim(caching, names, tiers, reading=reading, is_refresh=False, since=flights.begun, called_at=monotonic())

@@ -50,6 +50,7 @@ _Compression = Annotated[str, _Rule("'zlib' or 'zstd'", ("zlib", "zstd").__conta
 _Name = Annotated[str, _Rule("1 to 100 ASCII characters, no spaces", re.compile(r"[!-~]{1,100}").fullmatch)]
 # Without ':', '{', '#' and globs no prefix reaches into another's keys.
 _Prefix = Annotated[str, _Rule("1 to 50 of A-Z, a-z, 0-9, '_', '.', '-'", re.compile(r"[\w.-]{1,50}", re.A).fullmatch)]
+_Journal = Annotated[str | None, _Rule("'on_failure', 'always' or None", ("on_failure", "always", None).__contains__)]
 _Fallback = Annotated[str | None, _Rule("'outage', 'durable' or None", ("outage", "durable", None).__contains__)]
 _CertReqs = Annotated[str, _Rule("'required', 'optional' or 'none'", ("required", "optional", "none").__contains__)]
 _Version = Annotated[
@@ -100,11 +101,14 @@ class RedisSettings:
     client_name: _Name = "redis_integration"  # what CLIENT LIST shows
     enabled: _Switch = True  # False: every call is its origin
     key_prefix: _Prefix = "app"  # never empty, or nobody could tell our keys from others
-    database: _TextOrNone = "default"  # alias in DATABASES of the fallback tier
+    database: _TextOrNone = "default"  # alias in DATABASES of the fallback tier and the journal
     # "durable": every invalidation also ends rows, so that they may be believed for long; None: an outage computes every call
     fallback: _Fallback = "outage"
     fallback_ttl: _Timeout = 10.0  # s; the age up to which a row that no invalidation could reach is believed
     fallback_entries: _Count = 10_000  # rows that pruning leaves: some MB, and more pages than an outage asks for
+    # "always": written in the transaction of the data, so that also a process killed after its commit loses no invalidation, for two
+    # statements each; None: what Redis did not confirm only this process knows
+    journal: _Journal = "on_failure"
     # Before compression and after. A value that takes longer to send than COMMAND_TIMEOUT would look like a Redis that is down.
     max_entry_bytes: _Bytes = 1_000_000
     # Of 1 kB compression saves 0.4 (text) to 0.8 (rows), for 0.03 ms at the fill and 0.008 ms at each hit; below, less than Redis
@@ -164,6 +168,7 @@ def get_settings(alias: str = "default") -> RedisSettings:
 
 @receiver(setting_changed, dispatch_uid="redis_integration.conf")
 def _forget_settings(*, setting: str, **kwargs: object) -> None:
+    get_view_variations.cache_clear()
     if setting == "REDIS_INTEGRATION":
         get_settings.cache_clear()
 
@@ -193,11 +198,6 @@ def get_secrets() -> list[str | bytes]:
     return [django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS]
 
 
-def is_debug() -> bool:
-    """DEBUG."""
-    return django_settings.DEBUG
-
-
 def find_problems(settings: RedisSettings) -> list[Problem]:
     """Values of a wrong type or out of range, and options that contradict the URL; empty for usable settings."""
     in_url = {**parse_url(settings.url)}
@@ -220,6 +220,8 @@ def _find_problem(option: str, annotation: Any, value: object) -> Problem | None
 
 
 def _find_contradictions(settings: RedisSettings, in_url: dict[str, Any]) -> Iterator[Problem]:
+    if settings.journal == "always" and settings.database is None:
+        yield Problem("JOURNAL is 'always' but DATABASE is None.", "Name the database that holds the data.")
     given = {name for name, _ in settings.options}
     credentials = {name for name in ("username", "password") if getattr(settings, name) is not None}
     for name in sorted((given | credentials) & in_url.keys()):
@@ -284,6 +286,12 @@ def is_under_test() -> bool:
     return hasattr(mail, "outbox")
 
 
+def get_django_setting(name: str) -> Any:
+    """One of Django's own."""
+    return getattr(django_settings, name)
+
+
+@cache
 def get_view_variations() -> tuple[bool, bool]:
     """Whether language, and whether time zone, make Django render one URL differently for two visitors."""
     return django_settings.USE_I18N, django_settings.USE_TZ

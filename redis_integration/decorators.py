@@ -19,16 +19,13 @@ from redis_integration.explain import aexplainer, explainer
 from redis_integration.flow import arun, run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import KeyMaker, Names, full_key
+from redis_integration.options import LEASE_TIMEOUT as LEASE_TIMEOUT
 from redis_integration.options import (
     CodecName,
     Seconds,
     name_of,
-    read_codec,
-    read_durable,
-    read_freshness,
     read_items,
-    read_negative_ttl,
-    read_seconds,
+    read_options,
     read_version,
     refuse_misplaced,
     refuse_uncacheable,
@@ -39,8 +36,6 @@ from redis_integration.tiers.redis import First
 
 # Templates over the arguments ("product:{pk}"), or a function of the arguments.
 Tags = Sequence[str] | Callable[..., Iterable[str]]
-# Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
-LEASE_TIMEOUT = 10.0
 # Missing entries of one `amany` that are computed at a time.
 AT_ONCE = 10
 # What a look has brought: the value of a hit or MISS, and what the flow goes on with.
@@ -91,26 +86,25 @@ def cache_aside(
     arguments make no key or no tag, and what the function itself raises.
     """
     refuse_misplaced("cache_aside", misplaced)
-    freshness = read_freshness(ttl, stale_for=stale_for, refresh=refresh, eager=eager, error_ttl=error_ttl)
-    stamp, chosen, remembered = read_version(version), read_codec(codec), read_negative_ttl(negative_ttl or {})
-    is_durable = read_durable(durable)
-    if cache_if is not None and not callable(cache_if):
-        raise TypeError(f"cache_if is {cache_if!r}. Give a function of the result, such as bool.")
+    options = read_options(
+        ttl=ttl,
+        stale_for=stale_for,
+        refresh=refresh,
+        eager=eager,
+        error_ttl=error_ttl,
+        negative_ttl=negative_ttl,
+        cache_if=cache_if,
+        codec=codec,
+        durable=durable,
+        lease_timeout=lease_timeout,
+        alias=alias,
+    )
+    stamp = read_version(version)
 
     def decorate(function: Callable[..., Any]) -> Any:
         refuse_uncacheable("cache_aside", function)
         names_for = names_maker(function, key=key, namespace=namespace, tags=tags, stamp=stamp, alias=alias)
-        caching = Caching(
-            name=name_of(function),
-            codec=chosen,
-            alias=alias,
-            cache_if=cache_if,
-            negative_ttl=remembered,
-            durable=is_durable,
-            lease_timeout=read_seconds("lease_timeout", lease_timeout),
-            **freshness,
-        )
-
+        caching = Caching(name=name_of(function), pattern=names_for.pattern, **options)
         return (_decorate_async if is_coroutine(function) else _decorate_sync)(function, names_for, caching)
 
     return decorate
@@ -122,7 +116,9 @@ def is_coroutine(function: Callable[..., Any]) -> bool:
 
 
 class NamesMaker(Protocol):
-    """What gives the names of a call's entry."""
+    """What gives the names of a call's entry; `pattern` is that of its KeyMaker."""
+
+    pattern: str
 
     def __call__(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Names: ...
     def key_for(self, *args: Any, **kwargs: Any) -> str: ...
@@ -142,7 +138,7 @@ def names_maker(
         return full_key(get_settings(alias).key_prefix, key_maker.parts(args, kwargs))
 
     made: Any = names_for
-    made.key_for = key_for
+    made.key_for, made.pattern = key_for, key_maker.pattern
     return cast(NamesMaker, made)
 
 

@@ -22,8 +22,8 @@ NO_LIFE = bytes(8)
 _START = Struct(">BdII")
 # Codec, flags, number of tags, hash of the full key, life, created, took, length of the payload.
 _REST = Struct(">BBB8s8sdfI")
-_HEADER_BYTES = _START.size + _REST.size
-_GENERATION_BYTES = 8
+HEADER_BYTES = _START.size + _REST.size
+TAG_BYTES = 8
 _TIME = Struct(">d")
 # Where in the bytes of an entry its freshness stands, and what stands there when it is over.
 FRESH_UNTIL_AT = 1
@@ -84,14 +84,14 @@ def unpack(stored: bytes, key: str, max_bytes: float = inf) -> Entry:
     Raises UnreadableEntry for any damage, MisplacedEntry for an entry of another key. For a payload of 1 kB pack takes
     2.0 µs and unpack 2.9 µs, of which the checksums are 0.9 µs (Python 3.11).
     """
-    if stored[:1] != _FORMAT_BYTE or len(stored) < _HEADER_BYTES:
+    if stored[:1] != _FORMAT_BYTE or len(stored) < HEADER_BYTES:
         raise UnreadableEntry(f"These {len(stored)} bytes are no entry of format {FORMAT}.")
     _, fresh_until, fresh_check, check = _START.unpack_from(stored)
     # Else a digit that a fault of memory or a stranger has changed would be a value as good as any.
     if crc32(stored[1:9]) != fresh_check or crc32(memoryview(stored)[_START.size :]) != check:
         raise UnreadableEntry("The entry's bytes were changed: its checksum does not match.")
     codec, flags, count, hashed, life, created, took, size = _REST.unpack_from(stored, _START.size)
-    start = _HEADER_BYTES + count * _GENERATION_BYTES
+    start = HEADER_BYTES + count * TAG_BYTES
     if len(stored) != start + size:
         raise UnreadableEntry(f"The entry has {len(stored)} bytes, and its header says {start + size}.")
     # One test for three: a sum is finite only if every part is, save for an overflow, which is no time either.
@@ -101,12 +101,20 @@ def unpack(stored: bytes, key: str, max_bytes: float = inf) -> Entry:
         raise UnreadableEntry(f"Its {size:,} bytes are more than MAX_ENTRY_BYTES ({max_bytes:,}).")
     if hashed != _hash(key):
         raise MisplacedEntry("The entry was stored under another key than the one it was read at.")
-    tags = (
-        tuple(stored[at : at + _GENERATION_BYTES] for at in range(_HEADER_BYTES, start, _GENERATION_BYTES))
-        if count
-        else ()
-    )
+    tags = tuple(stored[at : at + TAG_BYTES] for at in range(HEADER_BYTES, start, TAG_BYTES)) if count else ()
     return Entry(stored[start:], codec, created, fresh_until, took, flags, life, tags)
+
+
+def is_tagged(start: bytes, generation: bytes) -> bool | None:
+    """Whether the entry that begins so was made under this generation; None where that takes more of its bytes to tell.
+
+    Nothing is verified: for who looks for entries. What is no entry is not tagged.
+    """
+    if start[:1] != _FORMAT_BYTE or len(start) < HEADER_BYTES:
+        return False
+    end = HEADER_BYTES + start[_START.size + 2] * TAG_BYTES
+    tags = [start[at : at + TAG_BYTES] for at in range(HEADER_BYTES, min(end, len(start)), TAG_BYTES)]
+    return generation in tags or (None if end > len(start) else False)
 
 
 def _hash(key: str) -> bytes:

@@ -45,6 +45,10 @@ class FallbackUnavailable(RedisIntegrationError):
     """There is no fallback tier, or its database did not do what was asked."""
 
 
+class JournalUnavailable(RedisIntegrationError):
+    """With JOURNAL = "always": this invalidation could not be written down, so that a crash would lose it."""
+
+
 class UnreadableEntry(RedisIntegrationError):
     """Stored bytes are damaged, from another format version, or not ours."""
 

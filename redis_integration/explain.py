@@ -50,7 +50,7 @@ def aexplainer(
 
 
 def explain_call(caching: Caching, names: Names, *, is_async: bool, bypassed: str | None = None) -> Flow[Explanation]:
-    """What a call for this entry would get now, and why. One round trip, or two queries while Redis is down.
+    """What a call for this entry would get now, and why. One round trip, or one query while Redis is down.
 
     `bypassed` says why such a call asks no tier, if so.
     """
@@ -90,12 +90,17 @@ class _Look:
                     redis, why = Redis.SHY, "this transaction has invalidated it, and sees its own writes"
             except Exception as error:
                 redis, why = Redis.SHY, f"nobody can say what a transaction has invalidated ({type(error).__name__})"
-        pending = sorted({*every}.intersection([*tier.pending.values()]))
+        pending = sorted(name for name in every if name in tier.journal.pending)
         if redis is Redis.UP and not tier.breaker.is_closed:
             redis = Redis.DOWN
             why = f"for {tier.breaker.seconds_open():.1f} s; it is tried again every few seconds"
         elif redis is Redis.UP and pending:
             redis, why = Redis.SHY, f"the invalidation of {', '.join(pending)} is pending, and repeated soon"
+        elif redis is Redis.UP and tier.journal.bypasses(every):
+            redis, why = (
+                Redis.SHY,
+                "this process has yet to read the journal, or more is pending than it can know by name",
+            )
         self.note(redis=redis, redis_why=why)
 
     def ask(self) -> Flow[None]:
@@ -199,11 +204,10 @@ class _Look:
             self.note(answer_why=fault or f"{state}, and computed anew by the caller")
 
     def ask_row(self) -> Flow[None]:
-        """Look at the row of the database. Two queries."""
+        """Look at the row of the database. One query."""
         fallback = self.tiers.fallback
         try:
-            row = yield from fallback.find(self.names.key)
-            believed = yield from fallback.read(self.names)
+            row, believed = yield from fallback.look(self.names)
         except (FallbackUnavailable, UnreadableEntry) as error:
             self.note(answer_why=f"no row of the database: {error}")
             return
@@ -225,7 +229,7 @@ class _Look:
         )
         if left <= 0:
             fault = "the row is no longer fresh"
-        elif not fallback.is_durable and since > self.tiers.redis.breaker.seconds_open():
+        elif believed is None and not fallback.is_durable and since > self.tiers.redis.breaker.seconds_open():
             fault = "the row is older than this outage, as this process knows it"
         self.note(**({"answer_why": fault} if fault else {"answer": "fallback", "answer_why": "fresh"}))
 

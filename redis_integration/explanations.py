@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from redis_integration.scan import escape_for_print
+from redis_integration.text import escape_for_print
 
 _FARTHEST = 2.0**36  # unix seconds, in the year 4147; beyond what a clock can tell a date would be an error
 
@@ -44,6 +44,8 @@ class Explanation:
     tags: tuple[TagState, ...] = ()
     holder: str = ""
     held_for: float | None = None
+    parts: tuple[tuple[str, str], ...] = ()  # of a page: what is in its key, by name
+    refused: str = ""  # of a page: why its last answer was not stored, as this process knows
 
     def __str__(self) -> str:
         # Tags and holders are what stands in Redis: nothing of it speaks to a terminal.
@@ -53,6 +55,10 @@ class Explanation:
         yield "key", self.key
         yield "redis", _joined(": ", self.redis, self.redis_why)
         yield "answer", _joined(": ", self.answer, self.answer_why)
+        for name, text in self.parts:
+            yield "in key", _joined(" ", name, text)
+        if self.refused:
+            yield "refused", self.refused
         if self.size is not None:
             yield "size", _joined(", ", f"{self.size:,} bytes", self.codec)
         if self.age is not None:

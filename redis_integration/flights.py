@@ -21,6 +21,8 @@ from redis_integration.waiting import Waiters
 # Keys whose last computation was nobody else's business, and for how many seconds that is believed.
 PRIVATE_KEYS = 10_000
 PRIVATE_FOR = 10.0
+# Flights without a lease that are kept when they have landed, the last ones: as many values are in memory.
+LANDED = 64
 
 Place = tuple[object, ...]
 
@@ -58,7 +60,7 @@ class Flight(Waiters):
 
     def __init__(self, place: Place, names: Iterable[str], pilot: Pilot) -> None:
         super().__init__()
-        self.place = place
+        self.place = self.first_place = place
         self.names = frozenset(names)
         self.after: Flight | None = None
         self.waits_for: Flight | None = None
@@ -73,9 +75,14 @@ class Flight(Waiters):
 
     @property
     def is_over(self) -> bool:
-        if self.landing is not None or self._pilot() is None:
-            return True
-        return self._loop is not None and self._loop.is_closed()
+        return self.landing is not None or self.is_dead
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it will never land."""
+        if self.landing is not None:
+            return False
+        return self._pilot() is None or (self._loop is not None and self._loop.is_closed())
 
     def wait(self, seconds: float) -> bool:
         """Return when the flight is over, after `seconds` at the latest; whether it is."""
@@ -89,6 +96,8 @@ class Flight(Waiters):
         """End it: callers take no longer part, and those who joined go on."""
         self.landing = landing
         leave(self)
+        if landing.entry is not None and self.first_place[1] == "origin":
+            _keep(self)
         self.wake()
 
 
@@ -124,6 +133,17 @@ def enter(place: Place, names: Names, *, supersede: bool = False) -> tuple[Fligh
     return flight, pilot
 
 
+def _keep(flight: Flight) -> None:
+    # No tier has what it brought, and at the moment Redis goes some callers wait longer than others.
+    flight.place, flight._loop = ("landed", *flight.first_place), None
+    with _lock:
+        _flights.pop(flight.place, None)
+        _flights[flight.place] = flight
+        landed = [each for each in _flights.values() if each.landing]
+        if len(landed) > LANDED:
+            leave(landed[0])
+
+
 def begin(flight: Flight) -> None:
     """From now on it takes no more callers; who comes later forms the next one, behind it."""
     with _lock:
@@ -137,6 +157,16 @@ def is_open(place: Place) -> bool:
     return there is not None and there.is_open and not there.is_over
 
 
+def find_open(place: Place) -> Flight | None:
+    """The flight to join, if there is one."""
+    with _lock:
+        there = _flights.get(place)
+        if there is None or not there.is_open or there.is_over:
+            return None
+        there.has_company = True
+        return there
+
+
 def note_begun(*mine: Flight) -> None:
     """The origin calls of these flights begin now."""
     global begun
@@ -147,15 +177,15 @@ def note_begun(*mine: Flight) -> None:
 
 
 def find_younger(places: Iterable[Place], since: int) -> Flight | None:
-    """A flight to join whose origin call began later than so many: what it brings is no older than a call of then."""
+    """A flight to join whose origin call began later than so many: what it brings, or has brought, is no older than a call of then."""
     if not _flights:
         return None
     with _lock:
         for place in places:
-            there = _flights.get(place)
-            if there is not None and not there.is_over and there.begun_as > since:
-                there.has_company = True
-                return there
+            for there in filter(None, map(_flights.get, (place, ("landed", *place)))):
+                if not there.is_dead and there.begun_as > since:
+                    there.has_company = True
+                    return there
     return None
 
 
@@ -171,7 +201,7 @@ def end(names: Iterable[str]) -> None:
     """No later caller joins a flight with one of these names, be it a key or a tag."""
     ended = frozenset(names)
     with _lock:
-        for flight in [flight for flight in _flights.values() if flight.is_over or not ended.isdisjoint(flight.names)]:
+        for flight in [each for each in _flights.values() if each.is_dead or not ended.isdisjoint(each.names)]:
             flight.is_ended = True
             leave(flight)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -32,14 +32,23 @@ class Call:
         self.must_run = must_run
 
 
-def run(flow: Flow[T]) -> T:
+class Pause(NamedTuple):
+    """Where a flow yields it, or what it awaits gives it, the driver returns it. Run the flow again, with what is to be sent."""
+
+    value: Any
+
+
+def run(flow: Flow[T], sent: Any = None) -> T:
     """The flow's result, sync. What a flow yields was answered already and is sent back, a `Call` is called.
 
-    The flow is closed whatever happens; it sees an interrupt as GeneratorExit.
+    The flow is closed whatever happens, save where a `Pause` is the result; it sees an interrupt as GeneratorExit.
     """
+    wanted = None
     try:
-        wanted = next(flow)
+        wanted = flow.send(sent)
         while True:
+            if isinstance(wanted, Pause):
+                return wanted  # type: ignore[return-value]  # whoever pauses it knows
             if not isinstance(wanted, Call):
                 wanted = flow.send(wanted)
                 continue
@@ -52,13 +61,15 @@ def run(flow: Flow[T]) -> T:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
-        flow.close()
+        if not isinstance(wanted, Pause):
+            flow.close()
 
 
-async def arun(flow: Flow[T]) -> T:
+async def arun(flow: Flow[T], sent: Any = None) -> T:
     """The flow's result, async. An awaitable is awaited, a `Call` runs in Django's thread; see `run`."""
+    answer = None
     try:
-        wanted = next(flow)
+        wanted = flow.send(sent)
         while True:
             try:
                 if isinstance(wanted, Call):
@@ -70,11 +81,14 @@ async def arun(flow: Flow[T]) -> T:
             except Exception as error:
                 wanted = flow.throw(error)
             else:
+                if isinstance(answer, Pause):
+                    return answer  # type: ignore[return-value]
                 wanted = flow.send(answer)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
-        flow.close()
+        if not isinstance(answer, Pause):
+            flow.close()
 
 
 async def _surely(function: Callable[[], T]) -> T:

@@ -18,13 +18,17 @@ from urllib.parse import unquote_plus
 from uuid import UUID
 
 from redis_integration.arguments import Arguments, Field, NoText, Template, split
+from redis_integration.exceptions import UncacheableCall
 
+# A key as it is written by hand.
+Key = str | tuple[object, ...]
 MAX_KEY_BYTES = 200
 # Safe is what means nothing to keys, globs, shells or queries. `~` announces a digest, `:` and `=` separate.
 _unsafe = re.compile(r"[^A-Za-z0-9_./@+-]+")
 UNSAFE_LITERAL = re.compile(r"[^A-Za-z0-9_./@+:=-]+")
 # The end of a head that was cut inside an escape, or between the escapes of one character.
 _cut_escape = re.compile(r"(?:%[C-F].(?:%[89AB].){0,2})?(?:%.?)?$")
+_plain_remedy = 'Give text such as f"report:{year}", or a tuple of a name and values: ("search", words).'
 _remedy = 'Pass key= and name what tells its calls apart, such as key="price:{pk}" or key="cart:{self.pk}".'
 
 
@@ -56,6 +60,11 @@ def full_key(prefix: str, rest: str) -> str:
     return _cut_escape.sub("", whole[: MAX_KEY_BYTES - len(ending)].decode(errors="ignore"), count=1) + ending
 
 
+def is_plain(key: str) -> bool:
+    """Whether a key or a tag's could be so: printable ASCII of at most 200 letters, which every tier and the journal can hold."""
+    return len(key) <= MAX_KEY_BYTES and key.isascii() and key.isprintable()
+
+
 def namespace_of(function: Callable[..., Any]) -> str:
     """Module and qualified name of a function, or of the class behind `as_view()`.
     Raises TypeError for what has no name of its own: a lambda, a partial, a closure (of which a factory makes many).
@@ -69,9 +78,20 @@ def namespace_of(function: Callable[..., Any]) -> str:
 
 
 def view_key(
-    *, namespace: str, scheme: str, host: str, path: str, query: str, language: str | None, time_zone: str | None
+    *,
+    namespace: str,
+    scheme: str,
+    host: str,
+    path: str,
+    query: str,
+    language: str | None,
+    time_zone: str | None,
+    varied: Sequence[str] = (),
 ) -> str:
-    """The part after the prefix for one page. `query` is the raw query string, whose order of names does not matter."""
+    """The part after the prefix for one page. `query` is the raw query string, whose order of names does not matter.
+
+    `varied` is what else the page varies on, escaped.
+    """
     # Split and not parsed, so that nothing is dropped: `?a` and `?a=` may show different links.
     # surrogateescape: two texts that are not UTF-8 must not both become U+FFFD.
     parsed = [
@@ -79,7 +99,33 @@ def view_key(
     ]
     canonical = "&".join("=".join(map(escape, pair)) for pair in sorted(parsed, key=itemgetter(0)))
     site, variant = (scheme, host, path), (language or "", time_zone or "")
-    return ":".join((namespace, *map(escape, site), canonical, *map(escape, variant)))
+    return ":".join((namespace, *map(escape, site), canonical, *map(escape, variant), *varied))
+
+
+def plain_key(key: Key) -> str:
+    """The part after the prefix for a key that is written by hand, equal to what `key=` of a decorator makes of such parts.
+
+    Text is a name of parts with ":" between them, and all that could forge a glob or a digest is escaped. Of a tuple each
+    part is escaped by itself, the ":" in it too. Raises UncacheableCall.
+    """
+    try:
+        if isinstance(key, str):
+            # The content: the str() of a member of an enum of strings would be the member's name.
+            rest = escape(str.__str__(key), UNSAFE_LITERAL)
+        elif isinstance(key, tuple):
+            rest = ":".join(map(plain_text, key))
+        else:
+            raise NoText.of(key, "is neither text nor a tuple")
+    except NoText as error:
+        raise UncacheableCall(f"This makes no key: {error}. {_plain_remedy}") from None
+    if not rest or rest[0] == ":":
+        raise UncacheableCall(f"The key {key!r} does not begin with a name. {_plain_remedy}")
+    return rest
+
+
+def fragment_key(name: str, values: Sequence[object], variant: Sequence[str]) -> str:
+    """The part after the prefix for one fragment of a template. Raises NoText."""
+    return ":".join(("fragment", escape(name), *map(_typed_text, values), *map(escape, variant)))
 
 
 class KeyMaker:
@@ -102,7 +148,8 @@ class KeyMaker:
             fields: list[Field] = [(name, index, ()) for index, name in enumerate(arguments.names)]
         else:
             pattern, fields = self._parse(key)
-        text = _typed_text if key is None else _plain_text
+        self.pattern = pattern  # a %-pattern of what stands behind the prefix
+        text = _typed_text if key is None else plain_text
         self._template = Template(arguments, pattern, fields, text=text, remedy=_remedy)
 
     def parts(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -151,7 +198,8 @@ def stable_text(value: object) -> str:
     return text
 
 
-def _plain_text(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """The text of a value in a key whose parts are named by hand, escaped: of a model instance its primary key. Raises NoText."""
     if type(value) is int:  # most are, and they need no escape
         return f"{value}"
     if isinstance(value, (str, int, float)):
@@ -159,7 +207,7 @@ def _plain_text(value: Any) -> str:
     if value is None:
         raise NoText.of(value, "would share a key with the text 'None'")
     if row := primary_key(value):
-        return _plain_text(row[1])
+        return plain_text(row[1])
     # The str() of a container holds repr()s, and that of a set differs between processes.
     return (
         _typed_text(value)

@@ -97,6 +97,7 @@ def cache_aside_many(
         names_for = names_maker(function, key=key, namespace=namespace, tags=tags, stamp=stamp, alias=alias)
         caching = Caching(
             name=name_of(function),
+            pattern=names_for.pattern,
             codec=chosen,
             alias=alias,
             lease_timeout=read_seconds("lease_timeout", lease_timeout),

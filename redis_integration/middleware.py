@@ -1,4 +1,6 @@
-"""Middleware, to be named first in MIDDLEWARE: all that one request waits for Redis is counted together."""
+"""Middleware, to be named first in MIDDLEWARE: all that one request waits for Redis is counted together, and what a view
+has computed is stored when every layer around it has spoken.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,14 @@ from django.http.response import HttpResponseBase
 
 from redis_integration import budget
 from redis_integration.conf import get_aliases, get_settings
+from redis_integration.holds import Slot
 
 
 class CacheAsideMiddleware:
-    """Gives each request one REQUEST_BUDGET, the largest of all aliases. Without it, each call has its own."""
+    """Gives each request one REQUEST_BUDGET, the largest of all aliases. Without it, each call has its own.
+
+    And it has the last word on the answer of a cached view: a cookie or a `Vary` of any other layer keeps it from being stored.
+    """
 
     sync_capable = True
     async_capable = True
@@ -28,13 +34,24 @@ class CacheAsideMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self._acall(request)
+        slot = Slot(request)
         with budget.granted(_seconds()):
-            return self.get_response(request)
+            try:
+                response = self.get_response(request)
+                slot.settle(response)
+                return response
+            finally:
+                slot.let_go()
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        slot = Slot(request)
         with budget.granted(_seconds()):
-            response: HttpResponseBase = await self.get_response(request)
-            return response
+            try:
+                response: HttpResponseBase = await self.get_response(request)
+                await slot.asettle(response)
+                return response
+            finally:
+                await slot.alet_go()
 
 
 def _seconds() -> float:

@@ -1,4 +1,4 @@
-"""The tables of this package: the rows of the fallback tier, and the generations of their tags. See tiers/fallback.py."""
+"""The tables of this package: rows of the fallback tier and generations of their tags (tiers/fallback.py), the journal (journal.py)."""
 
 from __future__ import annotations
 
@@ -66,3 +66,22 @@ class FallbackTag(models.Model):
 
     def __str__(self) -> str:
         return str(self.tag)
+
+
+class PendingInvalidation(models.Model):
+    """An invalidation that Redis has not confirmed. Rows are added and deleted, and a name may have many."""
+
+    id = models.CharField(
+        primary_key=True, max_length=32, help_text="Made by who adds it, so that it is known at once."
+    )
+    alias = models.CharField(max_length=255)
+    name = KeyField(max_length=255, help_text="A full key, or a tag's.")
+    created = models.DateTimeField(db_default=Now())
+    tries = models.PositiveIntegerField(default=0, help_text="How often it was repeated in vain.")
+
+    class Meta:
+        verbose_name = "pending invalidation"
+        verbose_name_plural = "pending invalidations"
+
+    def __str__(self) -> str:
+        return str(self.name)

@@ -15,6 +15,8 @@ from redis_integration.pickles import pickle_codec
 
 Seconds = float | timedelta
 CodecName = Literal["json", "pickle"]
+# Seconds. Longer than nearly every page takes, shorter than web servers wait for one (gunicorn: 30).
+LEASE_TIMEOUT = 10.0
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -42,6 +44,34 @@ def refuse_misplaced(decorator: str, misplaced: tuple[object, ...]) -> None:
     """Raise TypeError for options by position."""
     if misplaced:
         raise TypeError(f"{decorator} takes options by name only. Write @{decorator}(ttl=60).")
+
+
+def read_options(
+    *,
+    ttl: Seconds | Callable[[Any], float],
+    stale_for: Seconds = 0,
+    refresh: str | None = None,
+    eager: float | None = None,
+    error_ttl: Seconds = 1.0,
+    negative_ttl: Mapping[type[Exception], Seconds] | None = None,
+    cache_if: Callable[[Any], bool] | None = None,
+    codec: CodecName = "json",
+    durable: bool = False,
+    lease_timeout: Seconds = LEASE_TIMEOUT,
+    alias: str = "default",
+) -> dict[str, Any]:
+    """These options as fields of Caching, all but its name. Raises TypeError and ValueError."""
+    if cache_if is not None and not callable(cache_if):
+        raise TypeError(f"cache_if is {cache_if!r}. Give a function of the result, such as bool.")
+    return {
+        **read_freshness(ttl, stale_for=stale_for, refresh=refresh, eager=eager, error_ttl=error_ttl),
+        "negative_ttl": read_negative_ttl(negative_ttl or {}),
+        "cache_if": cache_if,
+        "codec": read_codec(codec),
+        "durable": read_durable(durable),
+        "lease_timeout": read_seconds("lease_timeout", lease_timeout),
+        "alias": alias,
+    }
 
 
 def read_freshness(

@@ -49,16 +49,20 @@ class PickleCodec:
 
     def decode(self, payload: bytes, key: str, /) -> Any:
         """The value that was signed for `key`. Raises UnreadableEntry, and nothing else, whatever the bytes."""
-        body = payload[_BODY_AT:]
-        signature = payload[1:_BODY_AT]
-        if payload[:1] != _VERSION_BYTE or not any(
-            hmac.compare_digest(signature, _sign(secret, key, body)) for secret in get_secrets()
-        ):
+        if not is_signed(payload, key):
             raise UnreadableEntry("The pickle codec has not signed this payload for this key with this SECRET_KEY.")
         try:
-            return pickle.loads(body)
+            return pickle.loads(payload[_BODY_AT:])
         except Exception as exc:  # a class that has moved since, or whose __setstate__ raises
             raise UnreadableEntry(f"The pickle codec cannot read this payload ({type(exc).__name__}: {exc}).") from exc
+
+
+def is_signed(payload: bytes, key: str) -> bool:
+    """Whether this payload was signed for this full key, with this SECRET_KEY or one of its fallbacks."""
+    body, signature = payload[_BODY_AT:], payload[1:_BODY_AT]
+    return payload[:1] == _VERSION_BYTE and any(
+        hmac.compare_digest(signature, _sign(secret, key, body)) for secret in get_secrets()
+    )
 
 
 def _sign(secret: str | bytes, key: str, body: bytes) -> bytes:

@@ -23,6 +23,7 @@ class Right(StrEnum):
     WON = "won"
     HELD = "held"  # by another, who will store what it computes
     LATE = "late"  # by another, and waited for in vain
+    UNWANTED = "unwanted"  # what it computes is nobody else's business, as is known before
 
 
 TierName = Literal["redis", "fallback"]
@@ -68,6 +69,8 @@ def decide(reading: Reading) -> Action:
     | up | none | won | computed | redis |
     | up | none | held | waits | – |
     | up | none | late | computed | – |
+    | up | redis, stale | unwanted | redis | – |
+    | up | none | unwanted | computed | – |
     | shy | none | | computed | – |
     | down | fallback, fresh | | fallback | – |
     | down | none | won | computed | fallback |
@@ -85,6 +88,8 @@ def decide(reading: Reading) -> Action:
     tier: TierName = "redis" if reading.redis is Redis.UP else "fallback"
     if tier not in reading.asked:
         return Action("ask", tier)
+    if reading.right is Right.UNWANTED:
+        return Action("compute", None) if reading.found is None else Action("answer", reading.found)
     if reading.right is Right.HELD:
         return Action("wait", tier) if reading.found is None else Action("answer", reading.found)
     if reading.right is Right.UNKNOWN:

@@ -7,7 +7,8 @@ from random import uniform
 from time import monotonic, sleep
 from typing import Any
 
-from django.db import OperationalError, connections, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from redis_integration.exceptions import FallbackUnavailable
 
@@ -19,7 +20,8 @@ TRIES, GIVE_UP_AFTER = 3, 3.0
 def ask(database: str, query: Callable[[], Any], *, locks: bool) -> Any:
     """What this query gives. Inside `atomic()` in a savepoint, and not at all where it `locks`, Django's TestCase apart.
 
-    Outside, what locks is tried 3 times. Raises FallbackUnavailable, and what the database raises.
+    Outside, what locks is tried 3 times, and all else once more where the connection was lost: of a server that was started anew
+    a thread learns only so. Raises FallbackUnavailable, and what the database raises.
     """
     connection = connections[database]
     if connection.in_atomic_block:
@@ -30,14 +32,32 @@ def ask(database: str, query: Callable[[], Any], *, locks: bool) -> Any:
             return query()
     # Not while the seconds that Redis is down are already counted.
     connection.ensure_connection()
-    give_up, tries = monotonic() + GIVE_UP_AFTER, TRIES if locks else 1
+    give_up, tries, connection_was_lost = monotonic() + GIVE_UP_AFTER, TRIES if locks else 1, False
     while True:
         try:
             return query()
-        except OperationalError:
+        except (OperationalError, InterfaceError):
             tries -= 1
+            connection.close_if_unusable_or_obsolete()
+            was_lost, connection_was_lost = connection_was_lost, connection.connection is None
+            if connection_was_lost and not was_lost:
+                tries = max(tries, 1)
             if not tries or monotonic() > give_up:
                 raise
-            # A server that was started anew; or two statements that have ended each other.
-            connection.close_if_unusable_or_obsolete()
+            # Two statements that have ended each other must not meet again.
             sleep(uniform(0.005, 0.05))
+
+
+def reads_committed(connection: BaseDatabaseWrapper) -> bool:
+    """Whether each statement of this connection sees all that is committed when it begins."""
+    # Anything stricter reads a snapshot, which may be older than an invalidation that came before the lease.
+    if connection.vendor == "oracle":
+        return True
+    level = getattr(connection, "isolation_level", None)
+    return str(getattr(level, "name", level)).replace("_", " ").lower() == "read committed"
+
+
+def sees_all(database: str) -> bool:
+    """Whether a query of this thread sees all that is committed: not in a transaction that reads a snapshot."""
+    connection = connections[database]
+    return not connection.in_atomic_block or reads_committed(connection)

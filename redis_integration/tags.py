@@ -38,6 +38,17 @@ def tag_list(found: object, source: str) -> list[str]:
     return sorted(found) if isinstance(found, (set, frozenset)) else [*found]
 
 
+def tag_keys(prefix: str, found: object, source: str) -> tuple[str, ...]:
+    """The full keys of these tags, once each. Raises UncacheableCall for what is no list of tags, with `source`."""
+    try:
+        keys = tuple(dict.fromkeys([tag_key(prefix, tag) for tag in tag_list(found, source)]))
+    except TypeError as error:
+        raise UncacheableCall(f"{error}") from None
+    if len(keys) > MAX_TAGS:
+        raise UncacheableCall(f"{source} is {len(keys)} tags. Return at most {MAX_TAGS}.")
+    return keys
+
+
 def refuse_uncallable(tags: Callable[..., Any]) -> None:
     """Raises TypeError for a callable whose result is no list yet: a generator or a coroutine function."""
     for each in (tags, type(tags).__call__):
@@ -69,6 +80,11 @@ class TagMaker:
         else:
             raise TypeError(f"tags is a {type(tags).__name__}. {_example}")
 
+    @property
+    def has_any(self) -> bool:
+        """Whether it makes any."""
+        return self._template is not None or self._make is not None
+
     def names(self, prefix: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """The full keys of the tags of this call, once each. Two templates of one number each take 1.5 µs (Python 3.11).
 
@@ -82,13 +98,7 @@ class TagMaker:
             return ()
         positional, named = self._arguments.spread(args, kwargs)
         made, source = self._make(*positional, **named), f"What tags= gave for {self._arguments.described}"
-        try:
-            found = tuple(dict.fromkeys([tag_key(prefix, tag) for tag in tag_list(made, source)]))
-        except TypeError as error:
-            raise UncacheableCall(f"{error}") from None
-        if len(found) > MAX_TAGS:
-            raise UncacheableCall(f"{source} is {len(found)} tags. Return at most {MAX_TAGS}.")
-        return found
+        return tag_keys(prefix, made, source)
 
     def _parse(self, tags: Sequence[str]) -> Template:
         patterns: list[str] = []
@@ -122,15 +132,18 @@ class TagMaker:
         return make
 
 
-def _text(value: Any) -> str:
-    """What f"{value}" is, escaped. Escaping goes letter by letter, so parts come out as in the whole."""
-    if type(value) is int:
-        return f"{value}"
+def text_of(value: Any) -> str:
+    """What f"{value}" is, and of a model instance its primary key. Raises NoText."""
     if value is None or isinstance(value, (str, int, float)):
-        return escape(f"{value}", UNSAFE_LITERAL)
+        return f"{value}"
     if row := primary_key(value):
-        return escape(f"{row[1]}", UNSAFE_LITERAL)
+        return f"{row[1]}"
     if isinstance(value, (tuple, list, set, frozenset, dict)):
         raise NoText.of(value, "is a container, whose text the writer could not write again")
     stable_text(value)
-    return escape(f"{value}", UNSAFE_LITERAL)
+    return f"{value}"
+
+
+def _text(value: Any) -> str:
+    # Escaping goes letter by letter, so parts come out as in the whole.
+    return f"{value}" if type(value) is int else escape(text_of(value), UNSAFE_LITERAL)

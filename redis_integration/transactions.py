@@ -14,6 +14,7 @@ from django.core.signals import request_finished
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from redis_integration import statements
 from redis_integration.pools import run_in_child
 
 
@@ -64,6 +65,15 @@ class LateFill(_Callback):
             self.fill()
 
 
+class Commit(_Callback):
+    """Whether a transaction has committed; see `note_commit`."""
+
+    is_done = False
+
+    def __call__(self) -> None:
+        self.is_done = True
+
+
 class _Mine(threading.local):
     def __init__(self) -> None:
         self.fills: list[LateFill] = []
@@ -88,18 +98,10 @@ def stand(key: str, caller: object) -> Standing:
         return Standing()
     # A second computation of what already waits for this commit has no lease to wait for but its own.
     is_waiting = any(late.key == key for late in _mine.fills)
-    may_store = len(blocks) == 1 and _reads_committed(blocks[0]) and not is_waiting
+    may_store = len(blocks) == 1 and statements.reads_committed(blocks[0]) and not is_waiting
     may_wait = not _mine.fills and not _mine.callers
     _mine.callers.add(caller)
     return Standing(True, blocks[0] if may_store else None, may_wait=may_wait)
-
-
-def _reads_committed(connection: BaseDatabaseWrapper) -> bool:
-    # Anything stricter reads a snapshot, which may be older than an invalidation that came before the lease.
-    if connection.vendor == "oracle":
-        return True
-    level = getattr(connection, "isolation_level", None)
-    return str(getattr(level, "name", level)).replace("_", " ").lower() == "read committed"
 
 
 def is_any_unsent() -> bool:
@@ -142,10 +144,21 @@ def send_on_commit(names: Iterable[str], send: Callable[[], None]) -> bool:
     return not blocks or any(connection not in blocks for connection in connected)
 
 
-def fill_on_commit(late: LateFill, connection: BaseDatabaseWrapper) -> None:
-    """Fill when this connection commits; let the lease go where it does not."""
-    if not connection.in_atomic_block:
-        late.let_go()
+def note_commit() -> Commit | None:
+    """For a fill that comes after the transaction, perhaps: what will tell whether it committed. None outside of one."""
+    blocks = open_connections()
+    if len(blocks) != 1:
+        return None
+    commit = Commit()
+    blocks[0].on_commit(commit, robust=True)
+    return commit
+
+
+def fill_on_commit(late: LateFill, connection: BaseDatabaseWrapper, commit: Commit | None = None) -> None:
+    """Fill when this connection commits, or now if `commit` says that it has; let the lease go where it does not."""
+    is_lost = commit is not None and not commit.is_done and not _is_waiting(commit, connection)
+    if is_lost or not connection.in_atomic_block:
+        (late.fill if commit is not None and commit.is_done else late.let_go)()
         return
     late.connection = connection
     _mine.fills.append(late)

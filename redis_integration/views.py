@@ -1,44 +1,34 @@
-"""`cache_aside_view`: pages of sync views, kept where that is plainly safe. What is safe stands in responses.py."""
+"""`cache_aside_view`: pages of views, sync and async, kept where that is plainly safe. What is safe stands in responses.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, update_wrapper
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from asgiref.sync import iscoroutinefunction
-from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponseBase
-from django.utils import timezone, translation
+from django.http import HttpRequest
 
-from redis_integration.cache_aside import MISS, find_answer, look
-from redis_integration.caching import Answer, Caching, Outcome, attempt
-from redis_integration.conf import get_settings, get_view_variations
-from redis_integration.decorators import LEASE_TIMEOUT, Tags, value_of
-from redis_integration.explain import Explanation, explain_call
-from redis_integration.flow import run
+from redis_integration.answers import Pages, pass_by
+from redis_integration.cache_aside import MISS, alook, find_answer, look
+from redis_integration.decorators import Tags, is_coroutine
+from redis_integration.explain import Explanation
+from redis_integration.flow import arun, run
+from redis_integration.headers import Advice
 from redis_integration.invalidation import end_entries, refuse_event_loop
-from redis_integration.keys import Names, escape, full_key, namespace_of, view_key
+from redis_integration.keys import escape, namespace_of
 from redis_integration.options import (
+    LEASE_TIMEOUT,
     Seconds,
     name_of,
-    read_durable,
+    read_options,
     read_seconds,
     refuse_misplaced,
     refuse_uncacheable,
 )
-from redis_integration.responses import response_codec, why_bypassed, why_not_stored, why_private
+from redis_integration.pages import PageCaching, PageMaker, VaryOn
+from redis_integration.protocols import ViewDecorator
+from redis_integration.responses import response_codec
 from redis_integration.tags import TagMaker
-
-
-class CachedView(Protocol):
-    """A cached view."""
-
-    def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase: ...
-    def key_for(self, request: HttpRequest, *, path: str | None = None) -> str: ...
-    def invalidate(self, request: HttpRequest, *, path: str | None = None) -> None: ...
-    def expire(self, request: HttpRequest, *, path: str | None = None) -> None: ...
-    def explain(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Explanation: ...
 
 
 def cache_aside_view(
@@ -46,136 +36,133 @@ def cache_aside_view(
     ttl: Seconds,
     namespace: str | None = None,
     tags: Tags = (),
+    vary_on: VaryOn = (),
+    query: Iterable[str] | None = None,
+    ignore_query: Iterable[str] = (),
+    stale_for: Seconds = 0,
+    eager: float | None = None,
+    error_ttl: Seconds = 1.0,
+    negative_ttl: Seconds = 0,
+    browser_ttl: Seconds = 0,
+    stale_while_revalidate: Seconds = 0,
+    stale_if_error: Seconds = 0,
     durable: bool = False,
     lease_timeout: Seconds = LEASE_TIMEOUT,
     alias: str = "default",
-) -> Callable[[Callable[..., HttpResponseBase]], CachedView]:
-    """A decorator that keeps what a view answers to GET for `ttl` seconds, where that is plainly safe.
+) -> ViewDecorator:
+    """A decorator that keeps what a view, sync or async, answers to GET for `ttl` seconds, where that is plainly safe.
 
-    The key holds scheme and host, path, the whole query, and language and time zone where Django uses them. What is not
-    stored, and why, stands in `responses.why_not_stored`. Each answer to GET and HEAD says in `Cache-Status` (RFC 9211)
-    where it came from. A class is decorated as `cache_aside_view(ttl=60)(MyView.as_view())`.
+    The key holds scheme and host, path, query, language and time zone where Django uses them, and what `vary_on` names:
+    headers ("Accept-Language"), cookies ("cookie:theme"), "user", functions of the request. `query` lists the parameters
+    that count, `ignore_query` patterns of those that do not ("utm_*"); the view does not see the others. What is not stored,
+    and why, stands in responses.py and sight.py; Cache-Status (RFC 9211) says where each answer came from. Layers around the
+    view are heard where CacheAsideMiddleware is the first in MIDDLEWARE. A class is decorated as
+    `cache_aside_view(ttl=60)(MyView.as_view())`.
 
-    `tags`, `durable` and `lease_timeout` are those of `cache_aside`; the arguments are the view's, with the request.
+    `tags`, `stale_for`, `eager`, `error_ttl`, `durable` and `lease_timeout` are those of `cache_aside`; the arguments are the
+    view's, with the request. A stale page is computed anew by a caller, never in the background, where the request would
+    outlive its response. `negative_ttl` is how many seconds a 404 or 410 is remembered. `browser_ttl`,
+    `stale_while_revalidate` and `stale_if_error` (RFC 5861) are what browsers are told; by default they ask each time.
 
-    The decorated view has `key_for`, `invalidate` and `expire`, which take a request of the same site, and `path` for
-    another page, and `explain`, which takes the view's own arguments.
-    Raises TypeError and ValueError at decoration for options without meaning, and for async views.
+    The decorated view has `invalidate`, which takes a request or a path and ends that page in all variants, `key_for` and
+    `expire`, which take a request, and `explain`, which takes the view's own arguments; an async view `ainvalidate` and so on.
+    Raises TypeError and ValueError at decoration for options without meaning.
     """
     refuse_misplaced("cache_aside_view", misplaced)
-    seconds, lease_seconds = read_seconds("ttl", ttl), read_seconds("lease_timeout", lease_timeout)
-    is_durable = read_durable(durable)
+    options = read_options(
+        ttl=read_seconds("ttl", ttl),
+        stale_for=stale_for,
+        refresh="caller",
+        eager=eager,
+        error_ttl=error_ttl,
+        durable=durable,
+        lease_timeout=lease_timeout,
+        alias=alias,
+    )
+    negative = read_seconds("negative_ttl", negative_ttl) if negative_ttl else 0.0
+    told = {
+        "browser_ttl": browser_ttl,
+        "stale_while_revalidate": stale_while_revalidate,
+        "stale_if_error": stale_if_error,
+    }
+    seconds = {name: int(read_seconds(name, given)) if given else 0 for name, given in told.items()}
 
-    def decorate(view: Callable[..., HttpResponseBase]) -> CachedView:
+    def decorate(view: Callable[..., Any]) -> Any:
         refuse_uncacheable("cache_aside_view", view)
-        if iscoroutinefunction(view):
-            raise TypeError(
-                f"{name_of(view)} is an async view, which cache_aside_view does not cache yet. "
-                "Decorate the coroutine functions it awaits with @cache_aside."
-            )
-        caching = Caching(
-            name=name_of(view),
-            codec=response_codec,
-            alias=alias,
-            ttl=seconds,
-            durable=is_durable,
-            lease_timeout=lease_seconds,
-        )
         start = namespace_of(view) if namespace is None else escape(namespace)
-        return _decorate_view(view, start, TagMaker(view, tags), caching=caching)
+        maker = PageMaker(
+            start, TagMaker(view, tags), vary_on=vary_on, query=query, ignore_query=ignore_query, alias=alias
+        )
+        fields = {**options, "codec": response_codec, "negative": negative, "pattern": maker.pattern}
+        caching = PageCaching(name=name_of(view), **fields)
+        pages = Pages(caching, maker, Advice(vary=maker.vary, **seconds))
+        return (_decorate_async if is_coroutine(view) else _decorate_sync)(view, pages)
 
-    return decorate
+    return cast(ViewDecorator, decorate)
 
 
-def _decorate_view(
-    view: Callable[..., HttpResponseBase], namespace: str, tag_maker: TagMaker, *, caching: Caching
-) -> CachedView:
-    alias = caching.alias
+def _decorate_sync(view: Callable[..., Any], pages: Pages) -> Any:
+    caching, maker = pages.caching, pages.maker
 
-    def key_for(request: HttpRequest, *, path: str | None = None) -> str:
-        return full_key(get_settings(alias).key_prefix, _view_parts(request, namespace, path))
+    def cached(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if not pages.is_enabled():
+            return view(request, *args, **kwargs)
+        page = pages.find(request, args, kwargs)
+        if isinstance(page, str):
+            return pass_by(view(request, *args, **kwargs), page)
+        value, first = look(caching, page.names)
+        if value is not MISS:
+            return pages.hit(page, value)
+        visit = pages.visit(page, partial(view, request, *args, **kwargs), is_async=False)
+        flow = find_answer(caching, page.names, visit.compute, is_async=False, may_store=visit.why is None, first=first)
+        return pages.answer(visit, flow, run(flow))
 
-    def cached(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not isinstance(request, HttpRequest):
-            raise TypeError(
-                f"{caching.name} was not called with a request first. Decorate a view class as "
-                "cache_aside_view(ttl=60)(MyView.as_view())."
-            )
-        call_view = partial(view, request, *args, **kwargs)
-        if not get_settings(alias).enabled or why_bypassed(request):
-            return call_view()
-        try:
-            prefix = get_settings(alias).key_prefix
-            names = Names(key_for(request), tag_maker.names(prefix, (request, *args), kwargs))
-        except DisallowedHost:
-            # Django answers this request with 400 wherever it needs the host; here it is only not cached.
-            return call_view()
-        value, first = look(caching, names)
-        if value is MISS:
-            compute = partial(_attempt_view, call_view, request)
-            answer = run(find_answer(caching, names, compute, is_async=False, first=first))
-        else:
-            answer = Answer(Outcome(value), "redis")
-        status = _cache_status(answer)
-        response: HttpResponseBase = value_of(answer)
-        if isinstance(response, HttpResponseBase):  # else Django says it better
-            response.headers["Cache-Status"] = status
-        return response
-
-    def invalidate(request: HttpRequest, *, path: str | None = None) -> None:
+    def invalidate(page: HttpRequest | str) -> None:
         refuse_event_loop("invalidate")
-        run(end_entries([key_for(request, path=path)], alias, is_async=False))
+        run(end_entries([maker.tag(page)], caching.alias, is_async=False))
 
-    def expire(request: HttpRequest, *, path: str | None = None) -> None:
+    def expire(request: HttpRequest) -> None:
         refuse_event_loop("expire")
-        run(end_entries([key_for(request, path=path)], alias, is_async=False, softly=True))
+        run(end_entries([maker.key(request)], caching.alias, is_async=False, softly=True))
 
     def explain(request: HttpRequest | None = None, *args: Any, **kwargs: Any) -> Explanation:
-        if not isinstance(request, HttpRequest):
-            raise TypeError(
-                f"{caching.name} is a view: call its explain() in Python, with a request and its arguments."
-            )
-        tags = tag_maker.names(get_settings(alias).key_prefix, (request, *args), kwargs)
-        names, bypassed = Names(key_for(request), tags), why_bypassed(request)
-        return run(explain_call(caching, names, is_async=False, bypassed=bypassed))
+        return run(pages.explain(request, args, kwargs, is_async=False))
 
     decorated: Any = update_wrapper(cached, view)
-    decorated.key_for, decorated.invalidate, decorated.expire = key_for, invalidate, expire
+    decorated.key_for, decorated.invalidate, decorated.expire = maker.key, invalidate, expire
     decorated.explain = explain
-    return cast(CachedView, decorated)
+    return decorated
 
 
-def _attempt_view(call_view: Callable[[], HttpResponseBase], request: HttpRequest) -> Outcome:
-    outcome = attempt(call_view)
-    if outcome.error:
-        # An error may be a visitor's own too, such as PermissionDenied.
-        return outcome._replace(why_not_stored=why_private(request))
-    covered = frozenset({"accept-language"} if get_view_variations()[0] else ())
-    return outcome._replace(why_not_stored=why_not_stored(request, outcome.value, key_headers=covered))
+def _decorate_async(view: Callable[..., Any], pages: Pages) -> Any:
+    caching, maker = pages.caching, pages.maker
 
+    async def cached(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if not pages.is_enabled():
+            return await view(request, *args, **kwargs)
+        await maker.prepare(request)
+        page = pages.find(request, args, kwargs)
+        if isinstance(page, str):
+            return pass_by(await view(request, *args, **kwargs), page)
+        value, first = await alook(caching, page.names)
+        if value is not MISS:
+            return pages.hit(page, value)
+        visit = pages.visit(page, partial(view, request, *args, **kwargs), is_async=True)
+        flow = find_answer(caching, page.names, visit.acompute, is_async=True, may_store=visit.why is None, first=first)
+        return pages.answer(visit, flow, await arun(flow))
 
-def _view_parts(request: HttpRequest, namespace: str, path: str | None) -> str:
-    query = request.META.get("QUERY_STRING", "")
-    if path is not None:
-        path, _, query = path.partition("?")
-    by_language, by_time_zone = get_view_variations()
-    return view_key(
-        namespace=namespace,
-        scheme=request.scheme or "http",
-        host=request.get_host(),
-        path=request.path if path is None else path,
-        query=query,
-        language=translation.get_language() if by_language else None,
-        time_zone=timezone.get_current_timezone_name() if by_time_zone else None,
-    )
+    async def ainvalidate(page: HttpRequest | str) -> None:
+        await arun(end_entries([maker.tag(page)], caching.alias, is_async=True))
 
+    async def aexpire(request: HttpRequest) -> None:
+        await maker.prepare(request)
+        await arun(end_entries([maker.key(request)], caching.alias, is_async=True, softly=True))
 
-def _cache_status(answer: Answer) -> str:
-    if answer.source == "flight":
-        return "redis_integration; fwd=miss; collapsed"
-    if answer.source != "origin":
-        return f"redis_integration; hit; detail={'stale' if answer.is_stale else answer.source}"
-    if answer.stored:
-        return f"redis_integration; fwd=miss; stored; detail={answer.stored}"
-    why = (answer.outcome.why_not_stored or "").replace('"', "'")
-    return "redis_integration; fwd=miss" + (f'; detail="{why}"' if why else "")
+    async def aexplain(request: HttpRequest, *args: Any, **kwargs: Any) -> Explanation:
+        await maker.prepare(request)
+        return await arun(pages.explain(request, args, kwargs, is_async=True))
+
+    decorated: Any = update_wrapper(cached, view)
+    decorated.key_for, decorated.ainvalidate, decorated.aexpire = maker.key, ainvalidate, aexpire
+    decorated.aexplain = aexplain
+    return decorated

@@ -1,4 +1,4 @@
-"""The one background thread of a process: it tries Redis each WATCH_INTERVAL, so that no request has to. It decides no policy.
+"""The one background thread of a process: each WATCH_INTERVAL it tries Redis and reads the journal, so that no request has to.
 
 It starts with the first use of the cache, and anew in a forked child. Where threads do not run, calls do its work.
 """
@@ -19,6 +19,8 @@ from redis_integration.conf import get_settings, is_under_test
 from redis_integration.flow import Call, Flow, run
 from redis_integration.pools import run_in_child
 from redis_integration.pruning import prune_if_due
+from redis_integration.recovery import recover
+from redis_integration.stats import publish_if_due
 from redis_integration.tiers.fallback import FallbackTier
 from redis_integration.tiers.redis import RedisTier, get_redis_tier, used_aliases
 from redis_integration.transactions import open_connections
@@ -78,10 +80,17 @@ class Watch:
             return
         try:
             if self.start():
+                for tier in self._tiers(is_async=is_async):
+                    tier.breaker.is_watched = True
                 return
         except RuntimeError as error:  # at the end of the interpreter, or too many
             logger.debug("redis_integration.watch_unstarted %s", error)
-        if not (yield Call(open_connections)):
+        try:
+            is_inside = bool((yield Call(open_connections)))
+        except Exception as error:  # the thread that may touch the database is busy: the next call tries
+            logger.debug("redis_integration.watch_late %s: %s", type(error).__name__, error)
+            return
+        if not is_inside:
             yield from self._beat(is_async=is_async)
 
     def _interval(self) -> float:
@@ -99,7 +108,10 @@ class Watch:
     def _beat(self, *, is_async: bool) -> Flow[None]:
         for tier in self._tiers(is_async=is_async):
             try:
-                yield from tier.beat()
+                if tier.breaker.is_closed or tier.breaker.is_due():
+                    yield from recover(tier)
+                yield Call(tier.journal.write)
+                yield from publish_if_due(tier, is_async=is_async)
                 settings = get_settings(tier.alias)
                 yield from FallbackTier(settings, seconds_open=tier.breaker.seconds_open).retry_unended()
                 yield Call(partial(prune_if_due, tier.alias))

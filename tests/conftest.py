@@ -11,7 +11,7 @@ from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 
 from demo_project.server import start_server
-from redis_integration import close_pools
+from redis_integration import close_pools, journal
 from redis_integration.tiers import fallback as fallback_tier
 from redis_integration.tiers import redis as redis_tier
 from redis_integration.watch import watch
@@ -98,7 +98,7 @@ def forget_redis():
     watch.stop()
     close_pools()
     redis_tier.start_afresh()
-    redis_tier._pending.clear()
+    journal._journals.clear()
     fallback_tier._unended.clear()
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.test import RequestFactory
 
-from redis_integration.admin import FallbackEntryAdmin
-from redis_integration.models import FallbackEntry
+from redis_integration import get_redis
+from redis_integration.admin import FallbackEntryAdmin, PendingInvalidationAdmin
+from redis_integration.models import FallbackEntry, PendingInvalidation
 from tests.test_pruning import add
 
 pytestmark = pytest.mark.django_db
@@ -59,3 +60,38 @@ def test_it_is_registered(settings):
 def test_checks_of_the_admin_pass(page):
     """Fields and columns exist."""
     assert page.check() == []
+
+
+@pytest.fixture
+def journal_page():
+    return PendingInvalidationAdmin(PendingInvalidation, admin.AdminSite())
+
+
+def test_journal_can_be_drained_and_nothing_else(journal_page, request_of_root):
+    """A row that is deleted is an invalidation that is lost."""
+    allowed = (
+        journal_page.has_add_permission,
+        journal_page.has_change_permission,
+        journal_page.has_delete_permission,
+        journal_page.has_view_permission,
+    )
+
+    assert [may(request_of_root) for may in allowed] == [False, False, False, True]
+    assert [*journal_page.get_actions(request_of_root)] == ["drain"]
+    assert journal_page.check() == []
+
+
+def test_chosen_names_are_invalidated_once_more(journal_page, request_of_root, live, prefix, monkeypatch):
+    """Those and no others; a row of an alias that is gone is told, and stays."""
+    said = []
+    monkeypatch.setattr(journal_page, "message_user", lambda request, text, level: said.append((level, text)))
+    for number, alias in enumerate(["default", "default", "gone"]):
+        PendingInvalidation.objects.create(id=str(number), alias=alias, name=f"{prefix}:{number}")
+        get_redis().set(f"{prefix}:{number}", "old", ex=60)
+
+    journal_page.drain(request_of_root, PendingInvalidation.objects.exclude(pk="1"))
+
+    assert [get_redis().exists(f"{prefix}:{number}") for number in range(3)] == [0, 1, 1]
+    assert [*PendingInvalidation.objects.values_list("pk", flat=True).order_by("pk")] == ["1", "2"]
+    assert said[0] == (messages.SUCCESS, "default: invalidated once more: 1 names.")
+    assert said[1][0] == messages.ERROR

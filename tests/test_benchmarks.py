@@ -42,8 +42,20 @@ def run_benchmark(tmp_path):
                 "@cache_aside function, value",
                 "@cache_aside function with two tags, value",
                 "@cache_aside coroutine function, value",
+                "get_or_compute, value",
+                "{% cache_aside %}",
+                "{% cache %}, django-redis",
+            },
+        ),
+        (
+            "views",
+            ("--rounds", "1", "--calls", "2"),
+            {
                 "@cache_aside_view",
+                "cache_page, Django's RedisCache",
                 "cache_page, django-redis",
+                "cache_page, LocMemCache",
+                "@cache_aside_view, refused each time",
             },
         ),
         (
@@ -84,6 +96,18 @@ def run_benchmark(tmp_path):
             "stale",
             ("--seconds", "0.2", "--callers", "3", "--origin-ms", "10"),
             {"@cache_aside, stale_for=60", "@cache_aside", "get_or_set, django-redis"},
+        ),
+        (
+            "scan",
+            ("--rounds", "1", "--keys", "3000", "--many", "3000", "--seconds", "0.3"),
+            {
+                "redis-py scan_iter(count=1000)",
+                "ours, pages of names",
+                "ours",
+                "ours, describing",
+                "KEYS",
+                "django-redis delete_pattern",
+            },
         ),
         (
             "site",

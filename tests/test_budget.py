@@ -193,9 +193,9 @@ def tries(monkeypatch):
     begun = []
     exchange = Pool.exchange
 
-    def counted(pool, packed, count):
+    def counted(pool, packed, *rest):
         begun.append(packed)
-        return exchange(pool, packed, count)
+        return exchange(pool, packed, *rest)
 
     monkeypatch.setattr(Pool, "exchange", counted)
     return begun

@@ -16,6 +16,8 @@ from redis_integration import compression
 from redis_integration.caching import Caching
 from redis_integration.checks import IDS, check_deployment, check_settings
 from redis_integration.codecs import json_codec
+from redis_integration.pages import PageCaching
+from redis_integration.responses import response_codec
 
 URL = "redis://localhost:6379/0"
 REMOTE = "rediss://:opensesame@cache.example.com/0"
@@ -89,6 +91,8 @@ def test_unreadable_settings_are_an_error(settings, value, text):
         ({"DATABASE": None, "FALLBACK": None}, []),
         ({"FALLBACK_TTL": 61}, ["W005"]),
         ({"FALLBACK_TTL": 60}, []),
+        ({"JOURNAL": "always", "DATABASE": None, "FALLBACK": None}, ["E003"]),
+        ({"JOURNAL": "never"}, ["E003"]),
         ({"COMPRESSION": "zstd"}, []),
         ({"COMPRESSION": "gzip", "COMPRESS_OVER_BYTES": -1, "MAX_ENTRY_BYTES": 0}, ["E003"] * 3),
         ({"COMPRESS_OVER_BYTES": True, "MAX_ENTRY_BYTES": None}, ["E002"] * 2),
@@ -296,3 +300,44 @@ def test_database_of_its_own_needs_the_router(monkeypatch, settings, routers, id
     settings.DATABASE_ROUTERS = routers
 
     assert get_ids(check_settings()) == ids
+
+
+@pytest.mark.parametrize(("journal", "ids"), [("on_failure", ["W009"]), ("always", ["W007", "W009"])])
+def test_journal_belongs_into_the_database_of_the_data(monkeypatch, settings, journal, ids):
+    """Elsewhere its row is not part of the transaction that changes them."""
+    configure(settings, DATABASE="rows", JOURNAL=journal)
+    monkeypatch.setitem(settings.DATABASES, "rows", {"ENGINE": "django.db.backends.postgresql"})
+
+    assert sorted(get_ids(check_settings())) == ids
+
+
+def test_journal_beside_the_data_has_no_finding(settings):
+    """The tables of this package are no data."""
+    configure(settings, JOURNAL="always")
+
+    assert get_ids(check_settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("middleware", "ids"),
+    [
+        (["redis_integration.middleware.CacheAsideMiddleware", "other"], []),
+        (["other", "redis_integration.middleware.CacheAsideMiddleware"], ["W010"]),
+        ([], ["W010"]),
+    ],
+)
+def test_middleware_that_is_not_first_is_a_warning_where_views_are_cached(settings, decorated, middleware, ids):
+    """What stands before it speaks after it."""
+    configure(settings)
+    settings.MIDDLEWARE = middleware
+    decorated.add(PageCaching(name="shop.views.page", codec=response_codec, ttl=60.0, lease_timeout=10.0))
+
+    assert get_ids(check_settings()) == ids
+
+
+def test_cached_functions_need_no_middleware(settings, decorated):
+    """Only pages pass through other layers."""
+    configure(settings)
+    decorated.add(Caching(name="shop.price", codec=json_codec, ttl=60.0, lease_timeout=10.0))
+
+    assert check_settings() == []

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# One worker fills the shop, for all of them.
+pytestmark = pytest.mark.xdist_group("demo")
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--products", "60", "--reviews-per-product", "40")
 
@@ -41,7 +44,7 @@ import django
 django.setup()
 from django.core.management import call_command
 from demo_project.shop import views
-views._forget = lambda request, pk: None
+views._forget = lambda pk: None
 call_command("demo", "--once")
 """
 
@@ -272,6 +275,8 @@ def test_story_starts_a_server_and_holds(tmp_path):
     assert re.search(r"  and again +[\d.]+  fallback .* fallback ", said)
     assert re.search(r"  believed again +[\d.]+  redis .* redis ", said)
     assert "none showed the old price after the edit" in said
+    assert re.search(r"  for every process, \d+ invalidations that it has not confirmed", said)
+    assert re.search(r"delete failed unnoticed: [1-9]\d* answers after the edit had the old price", said)
     assert "\x1b" not in said
 
 

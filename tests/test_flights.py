@@ -18,11 +18,12 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from demo_project.proxy import CuttableProxy
-from redis_integration import ainvalidate, cache_aside, cache_aside_view, flights, get_redis, invalidate
+from redis_integration import ainvalidate, cache_aside, cache_aside_view, flights, get_redis, invalidate, pools
 from redis_integration.caching import Caching, Tiers
 from redis_integration.claims import Claim
 from redis_integration.codecs import json_codec
 from redis_integration.entries import Entry
+from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flights import PRIVATE, REFUSED, Landing, Verdict
 from redis_integration.flow import arun, run
 from redis_integration.keys import Names
@@ -473,7 +474,7 @@ class Stepping:
 
 def make_pending(server, key):
     tier = get_redis_tier("default", is_async=False)
-    tier.remember([key])
+    tier.journal.remember([key])
     tier.breaker._due = inf  # else the next call repeats the invalidation, and Redis is believed again
 
 
@@ -532,6 +533,82 @@ def test_flight_that_has_begun_is_joined_by_who_called_before(earlier, is_joined
 
     assert (found is flight) is flight.has_company is is_joined
     assert pilot is not None
+
+
+@pytest.fixture
+def fly():
+    """Flies one flight to this place, whose origin call begins now, to its landing."""
+
+    def fly(place, landing=WORTH):
+        flight, pilot = flights.enter(place, NAMES)
+        flights.note_begun(flight)
+        flight.land(landing)
+        return flight
+
+    return fly
+
+
+@pytest.mark.parametrize(("earlier", "is_found"), [(1, True), (0, False)])
+def test_flight_without_a_lease_is_found_after_it_has_landed(fly, earlier, is_found):
+    """By who called before its origin call began, also if the next one has formed behind it; no tier has what it brought."""
+    place = (NAMES.key, "origin", False)
+    first, pilot = flights.enter(place, NAMES)
+    flights.note_begun(first)
+    flights.begin(first)
+    since = flights.begun - earlier
+    flights.enter(place, NAMES)
+    first.land(WORTH)
+
+    found = flights.find_younger([place], since)
+
+    assert (found is first) is is_found
+    assert pilot is not None
+
+
+@pytest.mark.parametrize(("target", "landing"), [("redis", WORTH), ("fallback", WORTH), ("origin", PRIVATE)])
+def test_flight_that_a_tier_remembers_or_nobody_may_share_is_gone_when_it_has_landed(fly, target, landing):
+    """Its value is kept nowhere else."""
+    place = (NAMES.key, target, False)
+
+    fly(place, landing)
+
+    assert flights.find_younger([place], 0) is None
+    assert flights._flights == {}
+
+
+def test_few_landed_flights_are_kept(fly):
+    """The last ones; a later one of the same place instead of the earlier."""
+    flown = [fly((number % 70, "origin", False)) for number in range(140)]
+
+    assert [*flights._flights.values()] == flown[-flights.LANDED :]
+
+
+def test_landed_flight_goes_with_its_names(fly):
+    """What was invalidated is not kept."""
+    fly((NAMES.key, "origin", False))
+    flights.end(["t:price:8"])
+    assert len(flights._flights) == 1
+
+    flights.end([NAMES.key])
+
+    assert flights._flights == {}
+
+
+def test_caller_that_waited_for_redis_takes_what_was_computed_meanwhile(live, threads, price, origin, monkeypatch):
+    """It has landed before the timeout; who calls afterwards gets something newer."""
+
+    def exchange(*args, **kwargs):
+        make_pending(live, price.key_for(7))
+        # The first computes, the next one forms a flight behind it, and the third one joins that.
+        others = call_all(threads, price, count=3, joined=2)
+        origin.go.set()
+        results(others)
+        raise RedisUnavailable("No answer in time.", kind=Kind.SLOW)
+
+    monkeypatch.setattr(pools, "exchange", exchange)
+
+    assert price(7) == {"call": 2}
+    assert price(7) == {"call": 3}
 
 
 @pytest.mark.parametrize("refuse_leases", [make_pending, make_full])
@@ -946,12 +1023,10 @@ def test_call_that_redis_refuses_leaves_no_reference_cycle(live_own, kind, no_co
 
 def refuse_one(kind):
     """Have the next exchange fail as one does whose pool is exhausted; nothing where the server is to refuse."""
-    from redis_integration import pools
-
     pool = pools.get_pool()
     real = pool.exchange
 
-    def exchange(packed, count):
+    def exchange(*args):
         pool.exchange = real
         raise redis.exceptions.MaxConnectionsError("all in use")
 

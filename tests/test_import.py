@@ -22,7 +22,9 @@ import asyncio, sys
 import django
 from django.conf import settings
 
-settings.configure(REDIS_INTEGRATION={"default": {"URL": sys.argv[1], "CONNECT_TIMEOUT": 10, "COMMAND_TIMEOUT": 10}})
+settings.configure(
+    REDIS_INTEGRATION={"default": {"URL": sys.argv[1], "CONNECT_TIMEOUT": 10, "COMMAND_TIMEOUT": 10, "DATABASE": None}}
+)
 django.setup()
 from redis_integration import cache_aside, get_redis
 

@@ -80,7 +80,7 @@ def test_error_of_redis_after_commit_reaches_nobody(count, live_own, settings):
         Group.objects.create(name="a")
         count.invalidate()
 
-    assert list(get_redis_tier("default", is_async=False).pending.values()) == ["t:groups"]
+    assert [*get_redis_tier("default", is_async=False).journal.pending] == ["t:groups"]
     assert count() == 1
 
 
@@ -107,7 +107,7 @@ def test_invalidation_that_redis_did_not_confirm_ends_the_row_behind_a_closed_br
 
     names, tiers = Names(count.key_for()), Tiers("default", is_async=False)
     run(tiers.fallback.lease(names, None, make_token(), seconds=10.0, kept=60.0, replace=True))
-    monkeypatch.setattr(RedisTier, "_unlink", busy)
+    monkeypatch.setattr(RedisTier, "unlink", busy)
 
     count.invalidate()
 
@@ -130,3 +130,12 @@ def test_ainvalidate_waits_for_the_commit_of_its_thread(count):
 def test_nothing_to_invalidate_is_nothing_to_do(live):
     """An empty list sends nothing."""
     invalidate(keys=[])
+
+
+@pytest.mark.parametrize("rest", ["a\0", "a\n", "ä", "x" * 200])
+def test_what_is_no_key_is_refused_before_anything_is_done(live, prefix, rest):
+    """A database that takes no NUL, or no more than a column holds, would refuse the names beside it too."""
+    with pytest.raises(
+        ValueError, match=r"is no key of this alias: keys are printable ASCII, at most 200 letters.*key_for"
+    ):
+        invalidate(keys=[f"{prefix}:{rest}"])

@@ -180,8 +180,8 @@ def test_life_of_an_answer_is_that_of_the_connection_that_gave_it(live_own):
     before, read = old.life, old.exchange
     pool.give(old)
 
-    def read_meanwhile(packed, count):
-        replies = read(packed, count)
+    def read_meanwhile(*asked):
+        replies = read(*asked)
         become_primary_anew(live_own)
         pool.give(pool.take())
         return replies

@@ -9,6 +9,7 @@ import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
 
+from redis_integration import pools
 from redis_integration.exceptions import RedisUnavailable
 from redis_integration.pools import (
     aclose_pools,
@@ -389,3 +390,43 @@ def test_wrong_password_names_the_credentials_not_the_secret(live_own, settings)
         exchange("default", [("PING",)])
 
     assert "hunter2" not in repr(caught.value) + str(caught.value)
+
+
+def test_long_pipelines_are_read_as_short_ones(live):
+    """Values of all kinds, errors among them, and a server that ends the connection amid them."""
+    client = get_redis()
+    client.set("a", "x" * 100_000)
+    client.rpush("b", 1, 2)
+    commands = [("GET", "a"), ("GET", "b"), ("LRANGE", "b", 0, -1), ("GET", "none"), ("PTTL", "a"), ("NONE",)]
+
+    replies, _ = exchange("default", commands * 20)
+
+    short, _ = exchange("default", commands)
+    assert [(type(each), str(each)) for each in replies] == [(type(each), str(each)) for each in short] * 20
+    with pytest.raises(RedisUnavailable):
+        exchange("default", [("PING",)] * 40 + [("QUIT",)] + [("PING",)] * 40, idempotent=False)
+    assert exchange("default", [("PING",)])[0] == [b"PONG"]
+
+
+def test_parts_are_sent_before_the_replies_to_others_are_read(live):
+    """All replies come, in order; each part is made when all but the one before it were answered; an interrupt closes the connection."""
+    get_redis().set("a", "x" * 1_000)
+    known = []
+
+    def more(replies):
+        for _ in range(3):
+            known.append(len(replies))
+            yield pools.pack([("GET", "a")] * 40), 40
+
+    replies, _ = pools.exchange_packed("default", pools.pack([("PING",)]), 1, more)
+
+    assert replies == [b"PONG"] + [b"x" * 1_000] * 120
+    assert known == [0, 1, 41]
+
+    def broken(replies):
+        yield pools.pack([("GET", "a")]), 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pools.exchange_packed("default", pools.pack([("PING",)]), 1, broken)
+    assert exchange("default", [("PING",)])[0] == [b"PONG"]

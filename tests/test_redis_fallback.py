@@ -7,7 +7,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from redis_integration.models import FallbackEntry
+from redis_integration import get_redis
+from redis_integration.models import FallbackEntry, PendingInvalidation
+from redis_integration.tiers.redis import get_redis_tier
 from tests.test_pruning import add
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -31,7 +33,7 @@ def test_status_tells_what_is_there(rows):
 
     said = say("status")
 
-    assert said.startswith("default: FALLBACK is 'outage', in the database 'default'\n")
+    assert said.startswith("default: FALLBACK is 'outage', JOURNAL is 'on_failure', in the database 'default'\n")
     assert re.search(r"rows +3 +at most 10,000 after pruning\n +fresh +2\n +held +0 .*\n +expired +1 ", said)
     assert re.search(r"bytes +15 +15", said)
     assert re.search(r"computed \d{4}-\d\d-\d\d \d\d:\d\d:\d\d to ", said)
@@ -62,12 +64,58 @@ def test_slip_is_told(words, remedy):
         say(*words)
 
 
-def test_no_fallback_tier_is_told(settings):
+@pytest.mark.parametrize(
+    ("options", "action", "reason"),
+    [
+        ({"FALLBACK": None}, "prune", "DATABASE or FALLBACK is None"),
+        ({"JOURNAL": None}, "drain", "JOURNAL or DATABASE is None"),
+        ({"FALLBACK": None, "JOURNAL": None}, "status", "FALLBACK and JOURNAL are"),
+        ({"DATABASE": None}, "status", "DATABASE is None"),
+    ],
+)
+def test_no_such_table_is_told(settings, options, action, reason):
     """The option that switched it off is named."""
-    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "FALLBACK": None}}
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", **options}}
 
-    with pytest.raises(CommandError, match="DATABASE or FALLBACK is None"):
-        say("status")
+    with pytest.raises(CommandError, match=reason):
+        say(action)
+
+
+@pytest.fixture
+def journalled(live, prefix):
+    """Twelve invalidations that Redis did not confirm; one entry is there."""
+    get_redis().set(f"{prefix}:0", "old", ex=60)
+    journal = get_redis_tier("default", is_async=False).journal
+    journal.remember([f"{prefix}:{number}" for number in range(12)])
+    journal.write()
+    return journal
+
+
+def test_status_shows_the_journal(journalled, prefix):
+    """The ten oldest with age and tries, and how many there are."""
+    said = say("status")
+
+    assert "journal          12   invalidations of 12 names that Redis has not confirmed\n" in said
+    assert len(re.findall(rf"^ +0:00:\d\d       0   {prefix}:\d+$", said, re.M)) == 10
+    assert said.endswith("and 2 younger ones\n")
+
+
+def test_drain_empties_it(journalled, prefix):
+    """The entry is gone; a dry run counts."""
+    assert say("drain", "--dry-run").endswith("The journal holds 12 invalidations of 12 names.\n")
+    assert get_redis().exists(f"{prefix}:0")
+
+    assert say("drain") == "Invalidated once more: 12 names.\n"
+    assert not get_redis().exists(f"{prefix}:0")
+    assert not PendingInvalidation.objects.exists()
+
+
+def test_drain_without_redis_loses_nothing(settings):
+    """It says what to do about Redis."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0"}}
+
+    with pytest.raises(CommandError, match=r"Nothing was drained, and nothing is lost\. .*Is the server running"):
+        say("drain")
 
 
 def test_missing_table_has_a_remedy():

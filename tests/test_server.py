@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo_project.proxy import CuttableProxy
-from demo_project.server import ServerError, find_server, free_port, start_server
+from demo_project.server import CLUSTER_BUS, PORTS, ServerError, find_server, free_port, start_server
 
 ROOT = Path(__file__).resolve().parent.parent
 START_AND_DIE = """
@@ -190,10 +190,24 @@ def test_taken_port_is_told(own_server):
 def test_taken_port_is_left_for_another(own_server, monkeypatch):
     """A port that was free a moment ago and is taken now is left for another one."""
     ports = iter([own_server.port, free_port()])
-    monkeypatch.setattr("demo_project.server.free_port", lambda: next(ports))
+    monkeypatch.setattr("demo_project.server.free_port", lambda among: next(ports))
 
     with start_server() as other:
         assert other.port != own_server.port
+
+
+def test_taken_port_of_a_cluster_bus_is_left_for_another(monkeypatch):
+    """A node of a cluster listens on two ports: where the second is taken, another pair is tried."""
+    with socket.socket() as bus:
+        bus.bind(("127.0.0.1", free_port(PORTS[CLUSTER_BUS:])))
+        bus.listen()
+        taken = bus.getsockname()[1] - CLUSTER_BUS
+        ports = iter([taken])
+        monkeypatch.setattr("demo_project.server.free_port", lambda among: next(ports, None) or free_port(among))
+
+        with start_server("--cluster-enabled", "yes") as node:
+            assert node.port not in (taken, taken + CLUSTER_BUS)
+            assert node.port + CLUSTER_BUS in PORTS
 
 
 def test_environment_names_the_server(monkeypatch):

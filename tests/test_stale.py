@@ -11,7 +11,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
-from redis_integration import background, cache_aside, claims, get_redis, invalidate, transactions
+from redis_integration import background, cache_aside, claims, get_redis, invalidate, statements
 from redis_integration.entries import pack, unpack
 from redis_integration.tiers import leases
 from tests.stampede.crew import PATIENCE
@@ -237,7 +237,7 @@ def test_stale_entry_that_was_filled_meanwhile_is_the_answer_of_a_coroutine(stal
 @pytest.mark.django_db(transaction=True)
 def test_stale_entry_that_was_filled_meanwhile_is_the_answer_in_a_transaction(stale_meanwhile, monkeypatch):
     """Also where a transaction may store at its commit."""
-    monkeypatch.setattr(transactions, "_reads_committed", lambda connection: True)
+    monkeypatch.setattr(statements, "reads_committed", lambda connection: True)
 
     with transaction.atomic():
         assert stale_meanwhile(7) == {"call": 1}

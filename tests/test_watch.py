@@ -14,8 +14,10 @@ import redis
 from django.db import connections, transaction
 
 from demo_project.proxy import CuttableProxy
-from redis_integration import cache_aside, get_redis
+from redis_integration import cache_aside, get_redis, invalidate
 from redis_integration.flow import run
+from redis_integration.recovery import recover
+from redis_integration.scan import Search, Tally, expire
 from redis_integration.tiers.redis import get_redis_tier
 from redis_integration.watch import watch
 from tests.stampede.watch import until
@@ -149,9 +151,9 @@ def test_what_is_pending_is_repeated_by_the_watch(watched):
     tier = get_redis_tier("default", is_async=False)
     get_redis().set(f"{tier.prefix}:value", "old")
 
-    tier.remember([f"{tier.prefix}:value"])
+    tier.journal.remember([f"{tier.prefix}:value"])
 
-    until(lambda: not tier.pending)
+    until(lambda: not tier.journal.pending)
     assert get_redis().get(f"{tier.prefix}:value") is None
 
 
@@ -164,9 +166,25 @@ def test_beat_is_one_exchange(live, monkeypatch):
         tier, "_exchange", lambda *args, **kwargs: begun.append(args) or exchange(*args, **kwargs), raising=False
     )
 
-    run(tier.beat())
+    run(recover(tier))
 
     assert len(begun) == 1
+
+
+@pytest.mark.parametrize("act", ["beat", "scan"])
+def test_no_tag_is_what_is_tried(live, prefix, act):
+    """Whatever its name: trying Redis ends nothing, and lets nothing expire."""
+    values = iter(range(9))
+    cached = cache_aside(ttl=60, key="value", tags=["probe", "#probe"])(lambda: next(values))
+    cached()
+
+    if act == "beat":
+        run(recover(get_redis_tier("default", is_async=False)))
+    else:
+        [*expire("default", Search(pattern=f"{prefix}:none:*"), Tally(), 0.001)]
+        time.sleep(0.01)
+
+    assert cached() == 0
 
 
 @pytest.fixture
@@ -194,15 +212,15 @@ def test_overdue_beat_is_done_by_the_next_call(lame, is_async):
     cached = cache_aside(ttl=60, key="value")(load if is_async else (lambda: next(values)))
     call = (lambda: asyncio.run(cached())) if is_async else cached
     call()
-    tier.remember([f"{tier.prefix}:other"])
-    early = [len(tier.pending)]
+    tier.journal.remember([f"{tier.prefix}:other"])
+    early = [len(tier.journal.pending)]
     tier.breaker.is_watched = True
     call()
-    early.append(len(tier.pending))
+    early.append(len(tier.journal.pending))
     lame[0] += 2.5
     call()
 
-    assert [*early, len(tier.pending)] == [1, 1, 0]
+    assert [*early, len(tier.journal.pending)] == [1, 1, 0]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -210,13 +228,32 @@ def test_overdue_beat_is_not_done_inside_a_transaction(lame):
     """It may wait, and write."""
     tier = get_redis_tier("default", is_async=False)
     tier.breaker.is_watched = True
-    tier.remember([f"{tier.prefix}:other"])
+    tier.journal.remember([f"{tier.prefix}:other"])
     lame[0] += 2.5
 
     with transaction.atomic():
         cache_aside(ttl=60, key="value")(lambda: 1)()
 
-    assert len(tier.pending) == 1
+    assert len(tier.journal.pending) == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_thread_of_the_database_that_is_busy_is_no_callers_error(lame, monkeypatch, is_async):
+    """Whether this is a transaction, nobody can say: the beat is left to a later call."""
+
+    async def load():
+        return 1
+
+    def late():
+        raise TimeoutError
+
+    monkeypatch.setattr("redis_integration.watch.open_connections", late)
+    lame[0] += 2.5
+    cached = cache_aside(ttl=60, key="value")(load if is_async else (lambda: 1))
+
+    assert (asyncio.run(cached()) if is_async else cached()) == 1
+    lame[0] += 2.5
+    invalidate(tags=["a"])
 
 
 SITE = """
@@ -226,7 +263,7 @@ from django.conf import settings
 settings.configure(
     INSTALLED_APPS=["redis_integration"],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-    REDIS_INTEGRATION={"default": {"URL": sys.argv[1], "KEY_PREFIX": "watch", "WATCH_INTERVAL": 0.05}},
+    REDIS_INTEGRATION={"default": {"URL": sys.argv[1], "KEY_PREFIX": "watch", "JOURNAL": None, "WATCH_INTERVAL": 0.05}},
 )
 import django
 django.setup()

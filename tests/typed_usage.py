@@ -14,11 +14,13 @@ from django.urls import path
 from django.views.generic import TemplateView
 
 from redis_integration import (
+    aget_or_compute,
     aget_redis,
     ainvalidate,
     cache_aside,
     cache_aside_many,
     cache_aside_view,
+    get_or_compute,
     get_redis,
     invalidate,
     invalidates,
@@ -67,13 +69,23 @@ def sync_usage(request: HttpRequest) -> None:
     price.invalidate()  # type: ignore[call-arg]
     price.ainvalidate(7)  # type: ignore[attr-defined]
     cache_aside()  # type: ignore[call-arg]
-    page.invalidate(request, path="/7/")
+    page.invalidate(request)
+    page.invalidate("/7/")
     page.expire(request)
+    page.invalidate(7)  # type: ignore[arg-type]
     invalidate(tags=["product:7"])
     invalidates(User, tags=lambda user: [f"user:{user.pk}"])
     invalidates(User, tags=["users"])
     invalidate(keys=[price.key_for(7)])
     assert_type(get_redis(), redis.Redis)
+    assert_type(get_or_compute("total:2024", lambda: price(7), ttl=60, tags=["totals"], stale_for=60), Decimal)
+    get_or_compute(("search", "words"), list[int], ttl=len, negative_ttl={User.DoesNotExist: 5}, codec="pickle")
+    get_or_compute("a", lambda: 1, ttl=60, codec="yaml")  # type: ignore[arg-type]
+    get_or_compute("a", lambda: 1, ttl=60, stale=60)  # type: ignore[call-arg]
+    get_or_compute("a", lambda: 1)  # type: ignore[call-arg]
+    get_or_compute(7, lambda: 1, ttl=60)  # type: ignore[arg-type]
+    invalidate(keys=[get_or_compute.key_for("total:2024")])
+    assert_type(get_or_compute.explain("total:2024", tags=["totals"]), Explanation)
 
 
 async def async_usage() -> None:
@@ -83,5 +95,8 @@ async def async_usage() -> None:
     await rates.aexpire("EUR")
     assert_type(await rates.aexplain("EUR"), Explanation)
     await ainvalidate(keys=[rates.key_for("EUR")])
+    assert_type(await aget_or_compute("a", lambda: rates("EUR"), ttl=timedelta(seconds=30)), dict[str, Decimal])
+    await aget_or_compute("a", lambda: 1, ttl=60)  # type: ignore[arg-type,return-value]
+    assert_type(await aget_or_compute.aexplain(("a", 7)), Explanation)
     rates.invalidate("EUR")  # type: ignore[attr-defined]
     assert_type(aget_redis("default"), redis.asyncio.Redis)

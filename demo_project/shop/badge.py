@@ -43,6 +43,7 @@ def badge(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Http
             ms = (time.perf_counter() - began) * 1000
             html = format_html('<span class="badge {}">{} · <b>{} ms</b></span>', tier, words, f"{ms:.1f}")
             response.content = response.content.replace(PLACEHOLDER, html.encode(), 1)
+            response.headers.pop("ETag")  # it was that of the page without its badge
             if "Content-Length" in response.headers:
                 response.headers["Content-Length"] = str(len(response.content))
         return response

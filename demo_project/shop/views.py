@@ -61,7 +61,7 @@ def product_edit(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         with transaction.atomic():
             form.save()
-            _forget(request, pk)
+            _forget(pk)
         return redirect("product", pk)
     return render(request, "shop/product_edit.html", {"product": product, "form": form})
 
@@ -85,10 +85,10 @@ def profile(request: HttpRequest, name: str) -> HttpResponse:
     return render(request, "shop/profile.html", {"name": name, "away": away, **forms})
 
 
-def _forget(request: HttpRequest, pk: int) -> None:
-    # Called inside the transaction, sent after its commit. What else shows this product (the list under other filters
-    # and page numbers, the pages of similar products) lives on for its ttl, a minute at most.
+def _forget(pk: int) -> None:
+    # Called inside the transaction, sent after its commit. What else shows this product, the pages of similar ones, lives on
+    # for its ttl, a minute at most.
     stats.product_stats.invalidate(pk)
     invalidate(keys=[stats.api_product.key_for(pk)])
-    product_page.invalidate(request, path=reverse("product", args=[pk]))
-    product_list.invalidate(request, path=reverse("products"))
+    product_page.invalidate(reverse("product", args=[pk]))
+    product_list.invalidate(reverse("products"))

@@ -25,6 +25,7 @@ from redis_integration.pools.asynchronous import AsyncPool
 from redis_integration.pools.failures import translate as translate
 from redis_integration.pools.failures import unwrap
 from redis_integration.pools.life import UNSET_LIFE as UNSET_LIFE
+from redis_integration.pools.replies import More as More
 from redis_integration.pools.slots import Trial
 from redis_integration.pools.sync import Pool
 
@@ -78,9 +79,8 @@ def pack(commands: Sequence[Command]) -> bytes:
     parts = []
     for command in commands:
         parts.append(b"*%d\r\n" % len(command))
-        for argument in command:
-            content = argument if isinstance(argument, bytes) else str(argument).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(content), content))
+        contents = [each if isinstance(each, bytes) else str(each).encode() for each in command]
+        parts += [b"$%d\r\n%b\r\n" % (len(content), content) for content in contents]
     return b"".join(parts)
 
 
@@ -90,12 +90,18 @@ def exchange(alias: str, commands: Sequence[Command], *, idempotent: bool = True
     Server errors among the replies are values. With `idempotent`, a lost connection is replaced and the commands are
     sent again, at most RETRIES times. Raises RedisUnavailable.
     """
-    pool = get_pool(alias)
-    packed, trial = pack(commands), None
+    return exchange_packed(alias, pack(commands), len(commands), idempotent=idempotent)
+
+
+def exchange_packed(
+    alias: str, packed: bytes, count: int, more: More | None = None, *, idempotent: bool = True
+) -> Exchange:
+    """See `exchange`: `count` commands whose bytes are made already. `more` gives further ones, anew for each try."""
+    pool, trial = get_pool(alias), None
     with budget.current.get() or _unlimited:
         while True:
             try:
-                return pool.exchange(packed, len(commands))
+                return pool.exchange(packed, count, more)
             except Exception as error:
                 _forget_lost(error, pool)
                 trial = trial or Trial(pool.settings, retries=pool.settings.retries * idempotent)

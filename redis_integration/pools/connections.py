@@ -1,7 +1,7 @@
 """Redis connections that know whether their exchange is finished, and that carry a deadline.
 
-redis-py's own connections return to a pool after an interrupt with a reply still to come, and the next command reads it;
-these do not. They know the life of their server. Nothing here decides what a failure means.
+redis-py's own return to a pool after an interrupt with a reply still to come, which the next command reads; these do not. They know
+the life of their server. Nothing here decides what a failure means.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from redis.connection import PythonRespSerializer
 from redis.exceptions import ResponseError
 
 from redis_integration.pools.life import ANSWERS, QUESTION, UNSET_LIFE, life_of, refusal_of
+from redis_integration.pools.replies import More, go_on, read_replies
 
 
 class DeadlineSocket:
@@ -195,13 +196,12 @@ class _SyncExchanging(_Exchanging):
         """What was packed and never sent, after an argument redis-py refused."""
         self._command_packer.packed = 0
 
-    def exchange(self, packed: bytes, count: int) -> list[Any]:
+    def exchange(self, packed: bytes, count: int, more: More | None = None) -> list[Any]:
         """The `count` replies to `packed`; server errors among them are values. One round trip."""
         self.owed = count
         self._sock.deadline = monotonic() + self._socket_timeout
         self._sock.sendall(packed)
-        read = self._parser.read_response
-        replies = [read() for _ in range(count)]
+        replies = go_on(self, count, more) if more else read_replies(self._parser, count)
         self.owed = 0
         return replies
 

@@ -60,6 +60,7 @@ ROWS: tuple[Row, ...] = (
     Row(errors.ResponseError, _OWNER, begins="WRONGTYPE", kind=Kind.FOREIGN),
     Row(errors.ResponseError, _RULE, begins="The user executing the script can't"),
     Row(errors.ResponseError, _RULE, begins="ACL failure in script"),
+    Row(errors.ResponseError, "It evicts by LFU, and keeps no idle times.", begins="An LFU maxmemory policy"),
     Row(errors.ResponseError, _REFUSED),
     Row(errors.InvalidResponse, "What answers there is no Redis, or expects TLS: look at URL."),
     Row((errors.TimeoutError, TimeoutError), _SLOW, kind=Kind.SLOW),

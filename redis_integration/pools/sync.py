@@ -13,6 +13,7 @@ import redis
 
 from redis_integration.conf import RedisSettings
 from redis_integration.pools.connections import CONNECTIONS
+from redis_integration.pools.replies import More
 from redis_integration.pools.slots import PING, WAIT_SLICE, Lender, Slots, Trial, connection_arguments, exhausted
 
 # The first look-up of a host imports it, and an interrupt amid an import leaves Python's lock for that module taken: every
@@ -91,11 +92,11 @@ class Pool(Lender, redis.ConnectionPool):
             connection.connect()
             self.life = connection.life
 
-    def exchange(self, packed: bytes, count: int) -> tuple[list[Any], bytes]:
+    def exchange(self, packed: bytes, count: int, more: More | None = None) -> tuple[list[Any], bytes]:
         """The replies, and the life of the server that gave them. One round trip."""
         connection = self.take()
         try:
-            replies = connection.exchange(packed, count)
+            replies = connection.exchange(packed, count, more)
         except BaseException:
             self.drop(connection)
             raise

@@ -82,33 +82,30 @@ class FallbackTier:
 
     def read(self, names: Names, *, stale: bool = False) -> Flow[Entry | None]:
         """See `Tier.read`; one query. With `stale` also a row past its ttl. Raises FallbackUnavailable."""
-        if self.unended and not {EVERYTHING, names.key, *names.tags}.isdisjoint(self.unended.copy().values()):
+        return (yield from self.look(names, stale=stale))[1]
+
+    def look(self, names: Names, *, stale: bool = False) -> Flow[tuple[Found | None, Entry | None]]:
+        """What is in this key's row, and the entry in it, if it is believed. One query. Raises FallbackUnavailable."""
+        if self.is_unended((names.key, *names.tags)):
             raise FallbackUnavailable("Its row could not be ended.")
         seconds, found = yield from self._query(partial(self._select, names))
         tags = {each.name: (bytes(each.body), each.until - each.now) for each in found if each.lease is None}
         row = next((each for each in found if each.lease is not None), None)
         self._look = Look(row and row.lease, row is not None and row.until > row.now, tags)
         if row is None or not self._believes(row, timedelta(seconds=seconds), stale=stale):
-            return None
+            return row, None
         try:
             entry = unpack(bytes(row.body), names.key, self.settings.max_entry_bytes)
         except UnreadableEntry as error:
             # Of another version of this package: nobody else writes here, so it is written over.
             logger.warning("redis_integration.entry_unreadable %s: %s", names.key, error)
-            return None
+            return row, None
         generations = (tags[tag][0] if tag in tags else b"" for tag in names.tags)
-        return entry if entry.tags == (*generations, *names.stamp) else None
+        return row, entry if entry.tags == (*generations, *names.stamp) else None
 
     def _select(self, names: Names) -> tuple[float, list[Found]]:
-        found = find(self.database, names.key, names.tags)
         # Before the query: what passes until the database reads its clock must not make a row look younger.
-        seconds = self._seconds_open()
-        return seconds, [Found(*each) for each in found]
-
-    def find(self, key: str) -> Flow[Found | None]:
-        """What is in this key's row, if there is one. One query. Raises FallbackUnavailable."""
-        found = yield from self._query(lambda: [*find(self.database, key, ())])
-        return Found(*found[0]) if found else None
+        return self._seconds_open(), find(self.database, names.key, names.tags)
 
     def _believes(self, row: Found, is_open_for: timedelta, *, stale: bool) -> bool:
         if row.started is None:
@@ -122,7 +119,8 @@ class FallbackTier:
 
     def _is_mine(self, row: Found) -> bool:
         # On the way to the database's clock a row of the first moment ages past this outage; this process's own clock knows better.
-        taken_at = self._mine.get(row.lease or "")
+        # The payload is that lease's: another call may hold it still, over a copy of an earlier outage.
+        taken_at = self._mine.get(row.lease or "") if row.started == row.leased else None
         return taken_at is not None and monotonic() - taken_at < self._seconds_open()
 
     def lease(
@@ -242,6 +240,10 @@ class FallbackTier:
         """Delete what could not be deleted when it was invalidated. No query where there is nothing."""
         if names := {*self.unended.copy().values()}:
             yield from self._end([], lambda: self._delete(sorted(names)), retried=names)
+
+    def is_unended(self, names: Sequence[str]) -> bool:
+        """Whether a row of one of these names should be deleted, and is not."""
+        return bool(self.unended) and not {EVERYTHING, *names}.isdisjoint(self.unended.copy().values())
 
     def remember(self, names: Sequence[str]) -> None:
         """Believe no rows of these names until they were deleted."""

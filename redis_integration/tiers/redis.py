@@ -6,7 +6,7 @@ Each operation is one exchange and raises RedisUnavailable.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.entries import FORMAT, FRESH_UNTIL_AT, STALE, Entry, head, pack, unpack
 from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import Flow
+from redis_integration.journal import get_journal
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
 from redis_integration.pools.life import life_of
@@ -36,14 +37,11 @@ BATCH = 500
 First = pools.Exchange | RedisUnavailable | None
 
 _breakers: dict[RedisSettings, Breaker] = {}
-# Invalidations that Redis did not confirm, each with a token of its own: the name may become pending again while an
-# earlier invalidation of it is being repeated, and that confirmation must not count for the later one.
-_pending: dict[RedisSettings, dict[object, str]] = {}
 _tiers: dict[tuple[str, bool], RedisTier] = {}
 
 
 class RedisTier:
-    """Entries in Redis. `state` comes first. An open breaker is tried by the watch's `beat`; where no watch runs, by `state`."""
+    """Entries in Redis. `state` comes first; recovery.py tries an open breaker, and repeats what is pending."""
 
     def __init__(self, alias: str, exchange: Callable[..., Any]) -> None:
         settings = get_settings(alias)
@@ -51,47 +49,22 @@ class RedisTier:
         self.prefix = settings.key_prefix
         self.breaker = _breakers.setdefault(settings, Breaker(alias))
         self.max_bytes = settings.max_entry_bytes
-        self.pending = _pending.setdefault(settings, {})
+        self.journal = get_journal(settings)
         self._exchange = exchange
 
-    def state(self, names: Names) -> Flow[Redis]:
-        """What a call for this entry knows of Redis before it asks. No round trip while Redis is well."""
-        if self.pending or not self.breaker.is_closed:
-            if not self.breaker.is_watched and self.breaker.is_due():
-                yield from self._recover()
-            if not self.breaker.is_closed:
-                return Redis.DOWN
-            if not {names.key, *names.tags}.isdisjoint(list(self.pending.values())):
-                return Redis.SHY
+    def state(self, names: Names) -> Redis:
+        """What a call for this entry knows of Redis before it asks."""
+        if not self.breaker.is_closed:
+            return Redis.DOWN
+        if self.journal.pending and self.journal.bypasses((names.key, *names.tags)):
+            return Redis.SHY
         return Redis.UP
 
-    def beat(self) -> Flow[None]:
-        """Try Redis: a small write, a small script, and whether it is still the server that its connections know. One round trip.
-
-        What is pending is repeated first. An open breaker is left alone until it is due.
+    def probe(self) -> Flow[None]:
+        """Try all that a call needs: to write, to run a script, to read; and whether it is still the server that its
+        connections know. One round trip.
         """
-        if not self.breaker.is_closed and not self.breaker.is_due():
-            return
-        yield from self._recover()
-
-    def _recover(self) -> Flow[None]:
-        """Repeat the pending invalidations, then believe Redis: an entry that should be gone must not be read."""
-        pending = list(self.pending.items())
-        try:
-            # Also with nothing pending: a replica, or a server whose disk is full, answers reads happily.
-            yield from self._probe()
-            yield from self._unlink([*dict.fromkeys(name for _, name in pending)])
-        except RedisUnavailable as failure:
-            logger.debug("redis_integration.probe_failed %s", failure)
-            return
-        for token, _ in pending:
-            self.pending.pop(token, None)
-        # What became pending meanwhile is bypassed until the next try: a site that invalidates all the time would wait for ever.
-        self.breaker.close()
-
-    def _probe(self) -> Flow[None]:
-        # What a call needs: to write, to run a script and to read. Else it would close, and open again at the next call.
-        tries = ("UNLINK", probe := f"{self.prefix}:#probe"), ("EVAL", PROBE.source, 1, probe)
+        tries = ("UNLINK", probe := f"{self.prefix}:##probe"), ("EVAL", PROBE.source, 1, probe)
         replies, life = yield from self._speak(*tries, *pools.life_commands(self.alias))
         if life_of(replies[len(tries) :]) != life:
             # A primary that was demoted kept its process and its connections.
@@ -100,7 +73,7 @@ class RedisTier:
     @property
     def is_quiet(self) -> bool:
         """Whether Redis is believed as it is: nothing is to be repeated, nothing to be tried first."""
-        return not self.pending and self.breaker.opened_at is None and not self.breaker.timeouts
+        return not self.journal.pending and self.breaker.opened_at is None and not self.breaker.timeouts
 
     def question(self, names: Names) -> pools.Command:
         """The one command that reads an entry, with the generations of its tags."""
@@ -183,27 +156,24 @@ class RedisTier:
             self._refuse_if_open()
             yield from self._run(EXPIRE, Names(key), (FORMAT.to_bytes(), FRESH_UNTIL_AT, STALE), idempotent=True)
         except BaseException:
-            self.remember([key])
+            self.journal.remember([key])
             raise
 
     def delete(self, names: Sequence[str]) -> Flow[None]:
         """See `Tier.delete`. What Redis does not confirm is pending: bypassed, and repeated before Redis is believed."""
         try:
             self._refuse_if_open()
-            yield from self._unlink(names)
+            yield from self.unlink(names)
         except BaseException:  # an interrupt too
-            self.remember(names)
+            self.journal.remember(names)
             raise
 
     def _refuse_if_open(self) -> None:
         if not self.breaker.is_closed:
             raise RedisUnavailable("Redis is down.")
 
-    def remember(self, names: Iterable[str]) -> None:
-        """Make these names pending."""
-        self.pending.update((object(), name) for name in names)
-
-    def _unlink(self, names: Sequence[str]) -> Flow[None]:
+    def unlink(self, names: Sequence[str]) -> Flow[None]:
+        """Delete these entries with their leases, and these tags. One round trip for 500 names."""
         tags = f"{self.prefix}:#"
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]

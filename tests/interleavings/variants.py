@@ -55,7 +55,7 @@ def generation_is_read_after_the_origin(patch):
 
 
 def invalidation_leaves_the_lease(patch):
-    patch.setattr(RedisTier, "_unlink", lambda self, names: (yield from self._speak(("UNLINK", *names))))
+    patch.setattr(RedisTier, "unlink", lambda self, names: (yield from self._speak(("UNLINK", *names))))
 
 
 def lease_does_not_look_for_the_entry(patch):

@@ -6,18 +6,20 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.model.explore import explore
-from tests.model.row_scenarios import ROW_MUTATIONS, ROW_SCENARIOS, RowScenario
-from tests.model.scenarios import EITHER, EITHER_SCENARIO, MUTATIONS, SCENARIOS, Scenario
+from tests.model.explore import AnyScenario, explore
+from tests.model.journal_scenarios import JOURNAL_MUTATIONS, JOURNAL_SCENARIOS
+from tests.model.row_scenarios import ROW_MUTATIONS, ROW_SCENARIOS
+from tests.model.scenarios import EITHER, EITHER_SCENARIO, MUTATIONS, SCENARIOS
 
-Run = tuple[str, Scenario | RowScenario, frozenset[str], str]
-EVERY: dict[str, Scenario | RowScenario] = {**SCENARIOS, **ROW_SCENARIOS}
+Run = tuple[str, AnyScenario, frozenset[str], str]
+EVERY: dict[str, AnyScenario] = {**SCENARIOS, **ROW_SCENARIOS, **JOURNAL_SCENARIOS}
+EVERY_MUTATION = (*MUTATIONS, *ROW_MUTATIONS, *JOURNAL_MUTATIONS)
 
 
 def runs() -> Iterator[Run]:
     for name, scenario in EVERY.items():
         yield name, scenario, frozenset(), ""
-    for rule, name, breaks in (*MUTATIONS, *ROW_MUTATIONS):
+    for rule, name, breaks in EVERY_MUTATION:
         yield f"without: {rule}", EVERY[name], frozenset({rule}), breaks
     yield f"without: {EITHER[0]}, and its twin", SCENARIOS[EITHER_SCENARIO], frozenset(EITHER), "neither is there"
 

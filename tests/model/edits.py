@@ -21,13 +21,14 @@ class Edit(NamedTuple):
     new: str
 
 
-def drop(rule: str, patch: Any) -> None:
+def drop(rule: str, patch: Any, every: dict[str, tuple[Edit, ...]] | None = None) -> None:
     """Make the edits of this rule until `patch`, pytest's monkeypatch, is undone. Raises AssertionError where one finds nothing."""
-    for where in dict.fromkeys(edit.where for edit in EDITS[rule]):
+    edits = (EDITS if every is None else every)[rule]
+    for where in dict.fromkeys(edit.where for edit in edits):
         owner, name, scope = _find(where)
         found = getattr(owner, name)
         source = found.source.decode() if isinstance(found, Script) else textwrap.dedent(inspect.getsource(found))
-        for edit in EDITS[rule]:
+        for edit in edits:
             if edit.where == where:
                 assert source.count(edit.old) == 1, f"{where} contains {edit.old!r} {source.count(edit.old)} times"
                 source = source.replace(edit.old, edit.new)
@@ -80,7 +81,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "fill needs the lease": (
         Edit("tiers.redis.FILL", "if redis.call('GET', KEYS[2]) ~= ARGV[1] then", "if false then"),
     ),
-    "invalidation revokes the lease": (Edit("tiers.redis.RedisTier._unlink", "*batch, *leases", "*batch"),),
+    "invalidation revokes the lease": (Edit("tiers.redis.RedisTier.unlink", "*batch, *leases", "*batch"),),
     "refresh replaces the lease": (Edit("claims.Claim.ask", "replace=self.is_refresh", "replace=False"),),
     "refused refresh ends the entry": (Edit("decorators._left_old", "return", "return False and"),),
     "an invalid copy is no copy": (
@@ -191,13 +192,13 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "fill after the commit": (
         Edit(
             "computation.Computation._answer_inside",
-            "self._fill_on_commit(entry, standing.commit)",
+            "self._fill_on_commit(outcome, entry, standing.commit)",
             "self.claim.fill(entry, took)",
         ),
     ),
     "bypass": (Edit("transactions.has_invalidated", "return any", "return False and any"),),
     "no fill from a snapshot": (
-        Edit("transactions._reads_committed", "if connection.vendor", "if True or connection.vendor"),
+        Edit("statements.reads_committed", "if connection.vendor", "if True or connection.vendor"),
     ),
     "unshared in a transaction": (Edit("computation.Computation._answer", "if standing.is_inside:", "if False:"),),
     "no wait for itself": (

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from tests.model.journal import JournalProtocol
+from tests.model.journal_scenarios import JournalScenario
 from tests.model.protocol import Protocol
 from tests.model.row_scenarios import RowScenario
 from tests.model.rows import RowProtocol
 from tests.model.scenarios import Scenario
+
+AnyScenario = Scenario | RowScenario | JournalScenario
 
 
 class Finding(NamedTuple):
@@ -20,14 +24,16 @@ class Finding(NamedTuple):
     stalls: int  # states in which only a time limit helps
 
 
-def explore(scenario: Scenario | RowScenario, dropped: frozenset[str] = frozenset()) -> Finding:
+def explore(scenario: AnyScenario, dropped: frozenset[str] = frozenset()) -> Finding:
     """Visit every state that the scenario can reach, up to the first that is wrong."""
-    protocol: Protocol | RowProtocol
-    protocol = RowProtocol(scenario, dropped) if isinstance(scenario, RowScenario) else Protocol(scenario, dropped)
-    return _search(protocol, scenario)
+    if isinstance(scenario, JournalScenario):
+        return _search(JournalProtocol(scenario, dropped), scenario)
+    if isinstance(scenario, RowScenario):
+        return _search(RowProtocol(scenario, dropped), scenario)
+    return _search(Protocol(scenario, dropped), scenario)
 
 
-def _search(protocol: Any, scenario: Scenario | RowScenario) -> Finding:
+def _search(protocol: Any, scenario: AnyScenario) -> Finding:
     start = protocol.start()
     came_from: dict[Any, tuple[Any, str] | None] = {start: None}
     queue, stalls = deque([start]), 0

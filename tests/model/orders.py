@@ -29,6 +29,7 @@ LEAVES = {
     "GET": ("sends GET", "sends MGET", "has told the pool"),
     "begins a flight": ("has sent GET", "has sent MGET"),
     "joins": ("has sent GET", "has sent MGET"),
+    "takes": ("has sent GET", "has sent MGET"),
     "lease script": ("sends LEASE", "has told the pool"),
     "refresh": ("sends LEASE",),
     "origin": ("calls the origin",),
@@ -63,24 +64,73 @@ FAULTS = {
     "P0": ("drain 0",),
     "P1": ("drain 1",),
 }
+# The same for the journal, whose play has other stops: see play_journal.py.
+JOURNAL_LEAVES = {
+    "computes": ("the origin returns",),
+    "GET": ("sends GET", "sends MGET"),
+    "lease script": ("sends LEASE",),
+    "origin": ("calls the origin",),
+    "fill script": ("sends FILL",),
+    "INSERT, by itself": ("begins its transaction",),
+    "INSERT of another": ("writes other",),
+    "INSERT": ("INSERTs",),
+    "commits": ("commits",),
+    "UNLINK": ("sends UNLINK", "invalidates"),
+    "takes what": ("sends probe",),  # in vain, and then
+    "tries Redis": ("sends probe",),
+    "SELECT": ("polls",),
+    "learns": ("has SELECTed",),
+    "DELETE the rows": ("deletes rows",),
+    "DELETE": ("DELETEs",),
+    "forgets them, and polls": ("has DELETEd",),
+    "forgets them": ("closes",),
+}
+JOURNAL_FAULTS = {
+    "UNLINK is lost": ("timeout",),
+    "UNLINK, its reply": ("lost",),
+    "INSERT fails": ("unwritten",),
+    "DELETE of the rows fails": ("unended",),
+    "tries Redis: no answer": ("slow",),
+    "cannot poll": ("busy",),
+    "BEGIN": ("inside",),
+    "cuts P0": ("cut",),
+    "cuts all": ("cut all",),
+    "Redis refuses": ("refuse",),
+    "P0 is killed": ("kill",),
+    "Redis saves": ("snapshot",),
+    "Redis restarts": ("restart",),
+    "heals": ("heal",),
+    "starts": ("start",),
+    "is forked": ("fork",),
+}
 
 
-def following(trace: tuple[str, ...]) -> Choice:
+def following(
+    trace: tuple[str, ...],
+    leaves: dict[str, tuple[str, ...]] = LEAVES,
+    faults: dict[str, tuple[str, ...]] = FAULTS,
+) -> Choice:
     """Choices that lead the code along a trace of the model; at its end, or where the code goes another way, any."""
     steps = [step.split(": ", 1) for step in trace]
 
     def choose(play: Play, options: list[str]) -> str:
         while steps:
             who, what = steps[0]
-            if fault := _meant(FAULTS, what):
-                found = [option for option in options if option.startswith(fault) and who in ("Redis", option[-1])]
+            if fault := _meant(faults, what):
+                named = (who,) if len(who) == 1 else ()
+                found = [option for option in options if option.startswith(fault) and option.endswith(named or "")]
                 if found:
                     steps.pop(0)
                     return found[0]
-            stops = _meant(LEAVES, what)
+            if what.startswith("tries") and f"idle {who}" in options:
+                return f"idle {who}"
+            stops = _meant(leaves, what)
             if who in options and (stops or fault):
                 player = play.players[ord(who) - ord("A")]
                 connects = player.has_to_connect()
+                if what.startswith("DELETE") and player.label == "closes":
+                    steps.pop(0)  # nothing that was written
+                    continue
                 is_there = player.label.startswith(stops or "?")
                 if what.startswith("connects") and not connects:
                     steps.pop(0)

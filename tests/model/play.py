@@ -16,6 +16,7 @@ from redis_integration import cache_aside, invalidate, pools, transactions
 from redis_integration.entries import unpack
 from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import run
+from redis_integration.recovery import recover
 from redis_integration.tags import tag_key
 from redis_integration.tiers import redis as redis_tier
 from redis_integration.tiers.leases import lease_key
@@ -192,7 +193,8 @@ class Play:
             if player.ident is not None:
                 player.join(PATIENCE)
         for home in HOMES:
-            tier_of(home).pending.clear()
+            journal = tier_of(home).journal
+            journal.settle(journal.known())
             tier_of(home).breaker.close()
         send(("UNLINK", *self.names))
 
@@ -291,7 +293,7 @@ class Play:
     def _drain(self, p: int) -> None:
         self.trace.append(f"P{p}: repeats its UNLINK")
         bits, self.unconfirmed[p] = self.unconfirmed[p], 0
-        run(tier_of(HOMES[p])._recover())
+        run(recover(tier_of(HOMES[p])))
         self._acknowledge(bits)
 
     # What the agents do

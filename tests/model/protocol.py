@@ -216,6 +216,8 @@ class Protocol:
 
     def enter(self, w: World, i: int, me: Actor) -> Steps:
         p = self.agents[i].home
+        if me.landed is not None and me.stale is None:
+            yield from self.take_landed(w, i, me.landed)
         owner = w.homes[p].flight
         if owner is None and me.stale is None:
             owner = self.begun_later(w, i, me)
@@ -228,6 +230,8 @@ class Protocol:
 
     def enter_bare(self, w: World, i: int, me: Actor) -> Steps:
         p = self.agents[i].home
+        if me.landed is not None:
+            yield from self.take_landed(w, i, me.landed)
         owner = w.homes[p].forming
         if w.homes[p].flight is not None and not self.has("pending apart"):
             owner = w.homes[p].flight
@@ -245,6 +249,17 @@ class Protocol:
             if owner is not None and (me.later >> owner & 1 or not self.has("only what began after the call")):
                 return owner
         return None
+
+    def take_landed(self, w: World, i: int, value: int) -> Steps:
+        """Or not: a process keeps only the last ones, and those that somebody had joined."""
+        yield f"takes {shown(value)}, which has landed", self.answer(w, i, value)
+
+    def keep(self, w: World, i: int, value: int) -> World:
+        """Keep what was computed without a lease for those who called before it was begun."""
+        for j, other in enumerate(w.actors):
+            if j != i and other.later >> i & 1 and other.step not in ("", "gone"):
+                w = w.actor(j, landed=value)
+        return w
 
     def note_begun(self, w: World, i: int) -> World:
         for j, other in enumerate(w.actors):
@@ -363,6 +378,7 @@ class Protocol:
         takes_any = not self.has("joiners need the fill") or (
             self.scenario.raises and not self.has("exceptions need the release")
         )
+        w = self.keep(w, i, me.value) if w.homes[self.agents[i].home].running == i else w
         w = self.tell(self.leave(w, i), i, me.value, ok=me.ok or takes_any)
         what = f"returns {shown(me.value)}"
         if self.operation(i, me) != "refresh":

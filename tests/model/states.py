@@ -70,6 +70,7 @@ class Actor(NamedTuple):
     ok: bool = False
     host: int | None = None
     later: int = 0  # whose origin calls in this process began after this call
+    landed: int | None = None  # what one of them has brought, without a lease
     again: bool = False  # it had joined a flight in vain
     alone: bool = False
     whole: bool = False  # the server did not know the script: its source is sent

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from django.http import HttpResponse
 from django.test import RequestFactory
 
 from redis_integration import cache_aside, cache_aside_view
+from redis_integration.conf import get_settings
+from redis_integration.tags import tag_key
 from redis_integration.tiers.redis import get_redis_tier
 
 
@@ -43,6 +46,62 @@ def cached_view(source, **options):
 
 
 CALLERS = [cached_function, cached_coroutine, cached_view]
+
+
+class Form(NamedTuple):
+    """As what an origin is cached in test_rows.py."""
+
+    is_async: bool
+    is_view: bool
+
+
+FORMS = {
+    "sync": Form(is_async=False, is_view=False),
+    "async": Form(is_async=True, is_view=False),
+    "view": Form(is_async=False, is_view=True),
+    "async view": Form(is_async=True, is_view=True),
+}
+
+
+class Cached:
+    """An entry of each name, a function's argument or a page of its own; what is awaitable is for `run`."""
+
+    def __init__(self, form, read, namespace, *, run, **options):
+        self.form = form
+        self.run = run
+
+        def origin(name):
+            return HttpResponse(read()) if form.is_view else read()
+
+        async def aorigin(name):
+            return origin(name)
+
+        decorate = (
+            cache_aside_view(ttl=60, namespace=namespace, **options)
+            if form.is_view
+            else cache_aside(ttl=60, key=f"{namespace}:{{name}}", **options)
+        )
+        self.cached = decorate(aorigin if form.is_async else origin)
+
+    def load(self, name):
+        answer = self.run(self.cached(self._argument(name)))
+        return answer.content.decode() if self.form.is_view else answer
+
+    def invalidate(self, name):
+        invalidate = self.cached.ainvalidate if self.form.is_async else self.cached.invalidate
+        self.run(invalidate(self._argument(name)))
+
+    def key_for(self, name):
+        return self.cached.key_for(self._argument(name))
+
+    def name_for(self, name):
+        """What `invalidate` names to Redis and the journal: of a page the tag of its path, all variants of which it ends."""
+        if not self.form.is_view:
+            return self.key_for(name)
+        return tag_key(get_settings().key_prefix, f"page:/{name}/")
+
+    def _argument(self, name):
+        return RequestFactory().get(f"/{name}/") if self.form.is_view else name
 
 
 def retry_now(alias="default"):

@@ -5,7 +5,9 @@ A fault is a context manager: it is made at the start, and healed at the end.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import shutil
 import socket
 import socketserver
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
+from demo_project.proxy import End, FarEnd
 from demo_project.server import free_port, start_server
 from redis_integration import budget
 from redis_integration.exceptions import Kind
@@ -26,9 +29,10 @@ PASSWORD = "hunter2"
 # The user of the application. Of the server, and not set later: a restart keeps it.
 USER = ["--user", "app", "on", f">{PASSWORD}", "~*", "&*", "+@all"]
 # So slow that a restart is still loading when the test has ended. Redis 6.2 answers nothing between 2 MB of it.
-SLOW_LOADING = ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]
+SLOW_LOADING = ["--key-load-delay", "400", "--loading-process-events-interval-bytes", "1024"]
 CONNECTIONS = 3  # of the pool of a scene
 SHORT = 0.2  # seconds of a timeout that is waited for
+LAG = 0.1  # seconds that a slow network takes longer
 
 
 class Meaning(NamedTuple):
@@ -75,6 +79,7 @@ class Fault(NamedTuple):
     is_async: tuple[bool, ...] = (False, True)
     arguments: list[str] = []  # of the server
     since: tuple[int, ...] = ()  # the first version of Redis that can do it
+    is_unheard: bool = False  # Redis does what it is asked to, and nobody hears of it
 
 
 @contextmanager
@@ -133,12 +138,12 @@ def loop_closed(scene):
 
 
 @contextmanager
-def impatient(scene):
+def impatient(scene, seconds=SHORT):
     """Timeouts are short: a test waits for them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_socket_timeout", "_socket_connect_timeout"):
             short = property(
-                lambda _: SHORT, lambda connection, value, name=name: vars(connection).update({name: value})
+                lambda _: seconds, lambda connection, value, name=name: vars(connection).update({name: value})
             )
             patch.setattr(scene.pool.connection_class, name, short, raising=False)
         yield
@@ -169,6 +174,44 @@ def unanswered_connect(scene):
             waiting.connect_ex(("127.0.0.1", scene.proxy.port))
         yield
     scene.proxy.heal()
+
+
+@contextmanager
+def lagging(scene, *, seconds=LAG):
+    """The proxy passes each answer on later."""
+
+    def carry(end, chunk):
+        asyncio.get_running_loop().call_later(seconds, End.data_received, end, chunk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FarEnd, "data_received", carry)
+        yield
+
+
+@contextmanager
+def lagging_too_much(scene):
+    with impatient(scene, LAG / 2), lagging(scene):
+        yield
+
+
+def torn(times):
+    """The fault that of so many answers half arrives, and then the connection closes."""
+
+    @contextmanager
+    def fault(scene):
+        torn = itertools.chain(itertools.repeat(True, times), itertools.repeat(False))
+
+        def carry(end, chunk):
+            is_torn = next(torn)
+            End.data_received(end, chunk[: len(chunk) // 2] if is_torn else chunk)
+            if is_torn:
+                end.peer.transport.close()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FarEnd, "data_received", carry)
+            yield
+
+    return fault
 
 
 class Impostor(socketserver.StreamRequestHandler):
@@ -296,7 +339,7 @@ def is_refused(admin, text):
 @contextmanager
 def loading(scene):
     # In another database: that of the test keeps what it had.
-    fill = "redis.call('SELECT', 1) for i = 1, 10000 do redis.call('SET', i, string.rep('x', 100)) end"
+    fill = "redis.call('SELECT', 1) for i = 1, 40000 do redis.call('SET', i, string.rep('x', 100)) end"
     scene.admin.eval(fill, 0)
     scene.admin.save()
     scene.server.kill()
@@ -327,17 +370,8 @@ def script_runs(scene):
 
 @contextmanager
 def cluster_without_slots(scene):
-    with start_server("--cluster-enabled", "yes", *USER, port=cluster_port()) as node, led_to(scene, node.port):
+    with start_server("--cluster-enabled", "yes", *USER) as node, led_to(scene, node.port):
         yield
-
-
-def cluster_port():
-    """A free port whose cluster bus, 10,000 above it, is free too."""
-    while True:
-        with socket.socket() as bus, contextlib.suppress(OSError), socket.socket() as node:
-            bus.bind(("127.0.0.1", 0))
-            node.bind(("127.0.0.1", bus.getsockname()[1] - 10_000))
-            return node.getsockname()[1]
 
 
 @contextmanager
@@ -380,6 +414,7 @@ SLOWLOG = "see SLOWLOG GET"
 FAULTS = {
     "refused": Fault(refused, "connection refused", DOWN, SERVER),
     "reset": Fault(reset, "or reset", DOWN, SERVER),
+    "torn": Fault(torn(1_000), "or reset", DOWN, SERVER, is_unheard=True),
     "unknown host": Fault(
         unknown_host, "unknown host", DOWN, SERVER, url=f"redis://app:{PASSWORD}@localhost:{{port}}/0"
     ),
@@ -387,6 +422,7 @@ FAULTS = {
     "frozen once": Fault(frozen, "no answer in time, once", SLOW_ONCE, SLOWLOG),
     "frozen": Fault(frozen, "no answer in time, again", SLOW, SLOWLOG),
     "connect unanswered": Fault(unanswered_connect, "no answer in time, again", SLOW, SLOWLOG),
+    "lagging too much": Fault(lagging_too_much, "no answer in time, again", SLOW, SLOWLOG, is_unheard=True),
     "dripping": Fault(dripping, "no answer in time, again", SLOW, SLOWLOG),
     "NOAUTH": Fault(
         configured("requirepass", "letmein", disconnect=True),
@@ -431,4 +467,6 @@ FAULTS = {
     "unreadable": Fault(occupied("SET", "theirs"), "not ours", UNREADABLE, "no entry of format"),
     "oversize": Fault(occupied("SET", "x" * 2_000_000), "not ours", UNREADABLE, "no entry of format"),
     "reset once": Fault(reset_once, "", MENDED, ""),
+    "torn once": Fault(torn(1), "", MENDED, ""),
+    "lagging": Fault(lagging, "", MENDED, ""),
 }

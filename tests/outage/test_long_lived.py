@@ -13,7 +13,7 @@ from demo_project.server import start_server
 from tests.outage.long_lived import FEW
 
 ROOT = Path(__file__).parent.parent.parent
-OUTAGES = 75
+OUTAGES = 90
 # What leaks does so in each of the 50 outages between. A thread in the middle of something has a connection more, which is three of our
 # objects and, with its end in the proxy, three files; the caches of Python and Django breathe, by 300 blocks and more.
 SLACK = {"threads": 1, "files": 6, "connections": 2, "keys": 0, "rows": 0, "objects": 6, "blocks": 500}

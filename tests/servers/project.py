@@ -28,6 +28,7 @@ settings.configure(
         "default": {
             "URL": os.environ["TEST_REDIS"],
             "KEY_PREFIX": os.environ["TEST_PREFIX"],
+            "JOURNAL": None,  # the watch would keep a connection of its own
             "COMMAND_TIMEOUT": 10,
             "CONNECT_TIMEOUT": 10,
             "POOL_TIMEOUT": 10,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -130,7 +131,8 @@ def test_own_row_of_the_first_moment_is_believed(make, outage, database):
     """Until the question reaches the database's clock, it looks older than the outage; who made it knows better."""
     maker, outage.seconds = make(), 60.0
     run(write(maker, Names("t:a"), entry()))
-    rows(database).update(started=Now() - timedelta(seconds=9))
+    earlier = Now() - timedelta(seconds=9)
+    rows(database).update(started=earlier, leased=earlier)
     another_process = make()
     another_process._mine = {}
     outage.seconds = 0.5
@@ -142,7 +144,8 @@ def test_own_row_of_the_first_moment_is_believed(make, outage, database):
 def test_own_row_of_an_earlier_outage_is_not_believed(make, outage, database):
     """It has been down again for less time than has passed since this process took the row's lease."""
     run(write(make(), Names("t:a"), entry()))
-    rows(database).update(started=Now() - timedelta(seconds=1))
+    earlier = Now() - timedelta(seconds=1)
+    rows(database).update(started=earlier, leased=earlier)
     outage.seconds = 0.0
 
     assert run(make().read(Names("t:a"))) is None
@@ -568,6 +571,7 @@ def test_error_that_is_no_database_error_is_a_line_in_the_log(plain, caplog, mon
         raise RuntimeError("no such app")
 
     monkeypatch.setattr("redis_integration.tiers.rows.rows_of", no_app)
+    monkeypatch.setattr("redis_integration.tiers.rows._compile", no_app)
 
     with pytest.raises(FallbackUnavailable):
         run(plain.read(Names("t:a")))
@@ -617,3 +621,23 @@ def test_overlapping_invalidations_end_all_their_rows(tier, make, database):
 
     assert not tier.unended
     assert not rows(database).exists()
+
+
+def test_copy_of_an_earlier_outage_is_not_taken_for_what_this_process_is_filling(make, outage):
+    """Symptom: a call read a leased row, was held up until another had filled it, and answered what had been in it."""
+    old, names = make(), Names("t:a")
+    first = run(old.lease(names, None, make_token(), seconds=10, kept=60))
+    run(old.fill(names, first, entry(b"old"), kept=60))
+    time.sleep(0.05)
+    outage.seconds = 0.02  # another outage
+    owner, reader = make(), make()
+    assert run(owner.read(names)) is None
+    lease = run(owner.lease(names, None, make_token(), seconds=10, kept=60))
+    flow = reader.read(names)
+    found = next(flow).function()
+    assert run(owner.fill(names, lease, entry(b"new"), kept=60))
+
+    with pytest.raises(StopIteration) as end:
+        flow.send(found)
+
+    assert end.value.value is None

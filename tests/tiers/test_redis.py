@@ -12,6 +12,7 @@ from redis_integration.exceptions import RedisUnavailable, UnreadableEntry
 from redis_integration.flow import run
 from redis_integration.keys import Names
 from redis_integration.policy import Redis
+from redis_integration.recovery import recover, state
 from redis_integration.tiers.leases import make_token, owner_of
 from redis_integration.tiers.redis import get_redis_tier, start_afresh
 from tests.tiers.contract import TierContract, entry
@@ -135,26 +136,26 @@ def test_sync_and_async_share_the_breaker(live):
     sync, asynchronous = (get_redis_tier("default", is_async=is_async) for is_async in (False, True))
 
     assert sync.breaker is asynchronous.breaker
-    assert sync.pending is asynchronous.pending
+    assert sync.journal is asynchronous.journal
 
 
 def test_forgetting_keeps_what_is_pending(tier):
     """A forked child makes its breaker anew and keeps its parent's unconfirmed invalidations."""
     tier.breaker.open("gone")
-    tier.pending[object()] = "x"
+    tier.journal.remember(["x"])
 
     start_afresh()
 
     renewed = get_redis_tier("default", is_async=False)
     assert renewed.breaker.is_closed
-    assert list(renewed.pending.values()) == ["x"]
+    assert [*renewed.journal.pending] == ["x"]
 
 
 def test_open_breaker_is_not_waited_for(tier, prefix):
     """While Redis is down, it is not asked."""
     tier.breaker.open("gone")
 
-    assert run(tier.state(Names(f"{prefix}:a"))) is Redis.DOWN
+    assert run(state(tier, Names(f"{prefix}:a"))) is Redis.DOWN
     with pytest.raises(RedisUnavailable):
         run(tier.delete([f"{prefix}:a"]))
 
@@ -168,9 +169,9 @@ def test_unconfirmed_invalidation_is_repeated_before_redis_is_believed(tier_of_o
         run(tier_of_own.delete([key]))
     tier_of_own.breaker._due = 0
 
-    assert run(tier_of_own.state(Names(key))) is Redis.UP
+    assert run(state(tier_of_own, Names(key))) is Redis.UP
     assert run(tier_of_own.read(Names(key))) is None
-    assert not tier_of_own.pending
+    assert not tier_of_own.journal.pending
 
 
 def test_server_that_refuses_writes_is_not_believed(tier_of_own, prefix, caplog):
@@ -180,7 +181,7 @@ def test_server_that_refuses_writes_is_not_believed(tier_of_own, prefix, caplog)
     tier_of_own.breaker._due = 0
     get_redis().replicaof("127.0.0.1", "1")
 
-    assert run(tier_of_own.state(Names(f"{prefix}:a"))) is Redis.DOWN
+    assert run(state(tier_of_own, Names(f"{prefix}:a"))) is Redis.DOWN
 
 
 @pytest.mark.parametrize("rule", ["-@read", "-@scripting", "-@write"])
@@ -190,7 +191,7 @@ def test_server_that_refuses_what_calls_need_is_not_believed(tier_of_own, prefix
     tier_of_own.breaker._due = 0
     get_redis().execute_command("ACL", "SETUSER", "default", rule)
 
-    assert run(tier_of_own.state(Names(f"{prefix}:a"))) is Redis.DOWN
+    assert run(state(tier_of_own, Names(f"{prefix}:a"))) is Redis.DOWN
 
 
 @pytest.mark.parametrize("options", [{"DISTRUST_RESTARTS": False}])
@@ -199,7 +200,7 @@ def test_server_that_is_trusted_after_a_restart_is_found_again(tier, prefix):
     tier.breaker.open("gone")
     tier.breaker._due = 0
 
-    assert run(tier.state(Names(f"{prefix}:a"))) is Redis.UP
+    assert run(state(tier, Names(f"{prefix}:a"))) is Redis.UP
 
 
 def test_full_server_refuses_stores_and_keeps_the_breaker_closed(tier_of_own, prefix):
@@ -218,28 +219,28 @@ def test_full_server_refuses_stores_and_keeps_the_breaker_closed(tier_of_own, pr
 
 def test_pending_name_is_bypassed_while_redis_is_up(tier, prefix):
     """A name whose invalidation failed although the breaker is closed is not read from Redis."""
-    tier.pending[object()] = f"{prefix}:a"
+    tier.journal.remember([f"{prefix}:a"])
     tier.breaker._due = float("inf")
 
-    assert run(tier.state(Names(f"{prefix}:a"))) is Redis.SHY
-    assert run(tier.state(Names(f"{prefix}:b"))) is Redis.UP
+    assert run(state(tier, Names(f"{prefix}:a"))) is Redis.SHY
+    assert run(state(tier, Names(f"{prefix}:b"))) is Redis.UP
 
 
 def test_what_becomes_pending_during_a_try_does_not_keep_it_open(tier, prefix, monkeypatch):
     """A site that invalidates all the time never believed Redis again."""
     tier.breaker.open("gone")
-    tier.remember([f"{prefix}:a"])
+    tier.journal.remember([f"{prefix}:a"])
     exchange = tier._exchange
 
     def meanwhile(*args, **options):
-        tier.remember([f"{prefix}:b"])
+        tier.journal.remember([f"{prefix}:b"])
         return exchange(*args, **options)
 
     monkeypatch.setattr(tier, "_exchange", meanwhile)
-    run(tier._recover())
+    run(recover(tier))
 
     assert tier.breaker.is_closed
-    assert {*tier.pending.values()} == {f"{prefix}:b"}
+    assert {*tier.journal.pending} == {f"{prefix}:b"}
 
 
 def test_many_keys_are_unlinked_in_bounded_batches(tier, prefix):

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.core.handlers.asgi import ASGIHandler
-from django.db import connections
+from django.db import connections, transaction
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import path
 
-from redis_integration import ainvalidate, cache_aside, cache_aside_view
+from redis_integration import ainvalidate, cache_aside, cache_aside_view, invalidate
 from tests.transactions.conftest import Boom, Price, in_every_database, reading_committed, reading_snapshots
 
 
@@ -152,14 +152,80 @@ def test_view_that_changes_sees_the_change_and_everybody_sees_it_afterwards(pric
     assert price.get() == "new"
 
 
+OURS = "redis_integration.middleware.CacheAsideMiddleware"
+
+
+def with_cookie(get_response):
+    """A middleware that has the last word on the answer."""
+
+    def middleware(request):
+        response = get_response(request)
+        response.set_cookie("a", "b")
+        return response
+
+    return middleware
+
+
+@pytest.mark.parametrize("middleware", [[], [OURS]], ids=["alone", "middleware"])
 @reading_committed
-def test_cached_view_is_stored_when_its_request_commits(database, atomic_requests, live, page):
-    """ATOMIC_REQUESTS wraps the view from outside."""
+def test_cached_view_is_stored_when_its_request_commits(
+    database, atomic_requests, live, page, get, settings, middleware
+):
+    """ATOMIC_REQUESTS wraps the view from outside, and our middleware speaks after the commit."""
+    settings.MIDDLEWARE = middleware
     price = Price(database)
     page(cache_aside_view(ttl=60, namespace="page")(lambda request: HttpResponse(price._read())))
 
-    assert [get_sync().content, get_sync().content] == [b"old", b"old"]
+    assert [get().content, get().content] == [b"old", b"old"]
     assert price.reads == 1
+
+
+@pytest.mark.parametrize("middleware", [[], [OURS]], ids=["alone", "middleware"])
+@reading_committed
+def test_cached_view_whose_transaction_is_rolled_back_is_not_stored(
+    database, atomic_requests, live, page, get, settings, middleware
+):
+    """It has answered, with what nobody else will ever see."""
+    settings.MIDDLEWARE = middleware
+    price = Price(database)
+
+    def view(request):
+        price.change()
+        answer = HttpResponse(price._read())
+        transaction.set_rollback(True, using=database)
+        return answer
+
+    page(cache_aside_view(ttl=60, namespace="page")(view))
+
+    assert [get().content, get().content] == [b"new", b"new"]
+    assert price.reads == 2
+
+
+@reading_committed
+def test_page_that_its_own_transaction_invalidated_is_not_stored(database, atomic_requests, live, page, get, settings):
+    """The commit has revoked the lease before the middleware speaks."""
+    settings.MIDDLEWARE = [OURS]
+    price = Price(database)
+
+    def view(request):
+        invalidate(tags=["page:/"])
+        return HttpResponse(price._read())
+
+    page(cache_aside_view(ttl=60, namespace="page")(view))
+
+    assert [get().content, get().content] == [b"old", b"old"]
+    assert price.reads == 2
+
+
+@reading_committed
+def test_page_refused_after_the_commit_is_not_stored(database, atomic_requests, live, page, get, settings):
+    """The last word is the middleware's."""
+    settings.MIDDLEWARE = [OURS, f"{__name__}.with_cookie"]
+    price = Price(database)
+    page(cache_aside_view(ttl=60, namespace="page")(lambda request: HttpResponse(price._read())))
+
+    assert [get().content, get().content] == [b"old", b"old"]
+    assert price.reads == 2
 
 
 @reading_snapshots

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 from ast import literal_eval
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from redis_integration.explain import Explanation
-from redis_integration.scan import escape_for_print
+from redis_integration.management.console import ConsoleCommand, import_path
+from redis_integration.text import escape_for_print
 
 EXAMPLE = "manage.py redis_explain shop.prices.price 7 currency=USD"
 
 
-class Command(BaseCommand):
+class Command(ConsoleCommand):
     help = f"Says what a call of a cached function would get now, and why: {EXAMPLE}. Changes nothing."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(prog_name, subcommand, allow_abbrev=False, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("path", help="where the function is imported from, such as shop.prices.price")
@@ -43,7 +40,7 @@ class Command(BaseCommand):
 
 def _explain_of(path: str) -> Callable[..., Explanation]:
     """What explains the calls of the function that has this path. Raises CommandError."""
-    found = _find(path)
+    found = import_path(path)
     # Not only `explain`: a QuerySet has that too.
     if hasattr(found, "key_for") and hasattr(found, "explain"):
         return found.explain  # type: ignore[no-any-return]
@@ -53,26 +50,6 @@ def _explain_of(path: str) -> Callable[..., Explanation]:
         f"{path} is a {type(found).__name__} that nothing of this package decorates. Name a function below @cache_aside or "
         "@cache_aside_many; other decorators must keep its attributes, as functools.wraps does."
     )
-
-
-def _find(path: str) -> Any:
-    parts = path.split(".")
-    if not all(part.isidentifier() for part in parts):
-        raise CommandError(f"{escape_for_print(path)} is no path such as shop.prices.price.")
-    found = None
-    for at, part in enumerate(parts):
-        outer, name = ".".join(parts[:at]), ".".join(parts[: at + 1])
-        if hasattr(found, part):
-            found = getattr(found, part)
-            continue
-        try:
-            found = import_module(name)
-        except Exception as exc:
-            fault = f"{type(exc).__name__}: {exc}"
-            if isinstance(exc, ModuleNotFoundError) and f"{name}.".startswith(f"{exc.name}."):
-                fault = f"there is no {part!r} in {outer}" if outer else "there is no such module"
-            raise CommandError(f"{name} cannot be imported: {fault}.") from exc
-    return found
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:

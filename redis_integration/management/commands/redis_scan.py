@@ -1,166 +1,177 @@
-"""Reads the arguments of redis_scan and prints what scan.py found or deleted. Does not speak to Redis itself."""
+"""Prints what scan/ found or changed, and how far it came. Does not speak to Redis itself."""
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from redis_integration import scan
 from redis_integration.conf import get_settings
 from redis_integration.exceptions import RedisUnavailable
+from redis_integration.management.console import ConsoleCommand, Progress
+from redis_integration.management.listings import Branches, Listing, Rehearsal, Table, Top, Values
+from redis_integration.management.records import Csv, Json, Keys
+from redis_integration.management.scan_options import MOST_SHOWN, add_options, change_of, is_broad, read_search
+from redis_integration.text import Sheet, duration, escape_for_print, size
 
-EXAMPLES = 5  # keys that a dry run shows
+# What is said of keys before a change and after it; {} is the time that they are given.
+WORDS = {
+    None: ("match", "match"),
+    "delete": ("would be deleted", "deleted"),
+    "expire": ("would be given {} to live", "given {} to live"),
+    "persist": ("would be kept for ever", "kept for ever"),
+}
 
 
-class Command(BaseCommand):
-    help = "Lists the keys that match a pattern, with type and time to live, or deletes them. SCAN only, never KEYS."
+class Command(ConsoleCommand):
+    help = "Finds keys by SCAN, never KEYS: lists them, sums them up, shows what is in them, deletes them."
+    argv: list[str] | None = None
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        # Django would take --del --y for --delete --yes.
-        return super().create_parser(prog_name, subcommand, allow_abbrev=False, **kwargs)
+    def run_from_argv(self, argv: list[str]) -> None:
+        self.argv = argv
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        add = parser.add_argument
-        add("pattern", nargs="?", help="glob of keys: * ? [a-z], \\ before a literal one; default {KEY_PREFIX}:*")
-        add("--alias", default="default", help="alias in REDIS_INTEGRATION; default: default")
-        add("--type", choices=scan.TYPES, help="only keys of this type")
-        add("--limit", type=int, metavar="N", help="stop after N keys")
-        add("--count", type=int, metavar="N", default=scan.DEFAULT_COUNT, help="COUNT of one SCAN; default 500")
-        add("--any-prefix", action="store_true", help="allow a pattern outside KEY_PREFIX")
-        add("--delete", action="store_true", help="show what would be deleted; deletes nothing without --yes")
-        add("--yes", action="store_true", help="with --delete: delete, which nothing brings back")
-        add("--everything", action="store_true", help="with --yes: allow a pattern that is only globs")
-
-    def execute(self, *args: Any, **options: Any) -> str | None:
-        # Django does not know https://no-color.org.
-        if os.environ.get("NO_COLOR") and not options["force_color"]:
-            options["no_color"] = True
-        return super().execute(*args, **options)
+        add_options(parser.add_argument_group)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            search = _read(options)
-        except (ImproperlyConfigured, ValueError) as exc:
-            raise CommandError(str(exc)) from exc
         self.options = options
+        try:
+            self.change = change_of(options)
+            self.search = read_search(options)
+        except ValueError as exc:
+            raise CommandError(str(exc)) from exc
         self.tally = scan.Tally()
         self.started = time.monotonic()
+        self.progress = Progress(self.stderr)
+        listing = None if options["yes"] else self._listing()
+        steps = self._changes() if listing is None else self._found(listing)
         try:
-            self._run(search)
-        except BrokenPipeError:
-            _abandon(self.stdout)
-            _abandon(self.stderr)
-
-    def _run(self, search: scan.Search) -> None:
-        try:
-            if not self.options["delete"]:
-                self._list(search)
-            elif not self.options["yes"]:
-                self._rehearse(search)
-            else:
-                self._delete(search)
+            for _ in steps:
+                self._draw()
         except KeyboardInterrupt:
-            self._conclude(search, "Stopped: ")
+            self._conclude(listing, "Stopped: ")
             sys.exit(130)
-        except RedisUnavailable as exc:
-            if self.tally.walked:
-                self._conclude(search, "Stopped: ")
-            raise CommandError(str(exc)) from exc
-        self._conclude(search)
+        except RedisUnavailable:
+            if self.tally.cursor:
+                self._conclude(listing, "Stopped: ")
+            raise
+        self._conclude(listing)
 
-    def _list(self, search: scan.Search) -> None:
-        for found in scan.find(self.options["alias"], search, self.tally):
-            self._show(found)
+    def _found(self, listing: Listing) -> Iterator[None]:
+        for page in scan.Walk(self.options["alias"], self.search, self.tally).found():
+            if page:
+                listing.add(page)
+            yield
 
-    def _rehearse(self, search: scan.Search) -> None:
+    def _changes(self) -> Iterator[int]:
         alias = self.options["alias"]
-        self.stdout.write(
-            f"DRY RUN, nothing is deleted. On {alias} ({get_settings(alias).address}) --yes would unlink:"
+        if self.change == "expire":
+            return scan.expire(alias, self.search, self.tally, self.options["expire"])
+        return (scan.delete if self.change == "delete" else scan.persist)(alias, self.search, self.tally)
+
+    def _listing(self) -> Listing:
+        options, sheet, facts = self.options, self.sheet, self.search.facts
+        alias, settings = options["alias"], get_settings(options["alias"])
+        write = partial(self.stdout.write, ending="")
+        about = {"alias": alias, "address": settings.address, "pattern": self.search.pattern}
+        document = about if options["format"] == "json" else None
+        if self.change:
+            lead = f"DRY RUN, nothing is changed. On {alias} ({settings.address}) --yes would reach:"
+            trail = "and their leases, so that what is being computed now is not stored" * (self.change == "delete")
+            return Rehearsal(write, sheet, self.style.WARNING(lead), trail=trail)
+        if options["tree"]:
+            tree = scan.Tree(options["depth"], separator=options["separator"], prefix=settings.key_prefix)
+            return Branches(write, sheet, tree, most=options["top"] or MOST_SHOWN, about=document)
+        listing: Listing = Table(write, sheet, facts, paint=self.style.MIGRATE_HEADING)
+        if options["format"] in ("json", "jsonl"):
+            listing = Json(write, facts, document)
+        elif options["format"] == "csv":
+            listing = Csv(write, sheet, facts)
+        elif options["format"] == "keys":
+            listing = Keys(self._write_raw if options["print0"] else write, sheet, is_raw=options["print0"])
+        if options["value"]:
+            as_json = listing if isinstance(listing, Json) else None
+            listing = Values(write, sheet, partial(scan.read_values, alias), as_json)
+        if options["sort"] or options["top"]:
+            listing = Top(listing, options["top"] or MOST_SHOWN, options["sort"] or "bytes")
+        return listing
+
+    def _write_raw(self, text: str) -> None:
+        binary = getattr(self.stdout, "buffer", None)
+        if binary is None:
+            self.stdout.write(text, ending="")
+        else:
+            binary.write(text.encode("utf-8", "surrogateescape"))
+
+    def _draw(self) -> None:
+        is_quiet = self.change or any(self.options[name] for name in ("tree", "value", "sort", "top"))
+        if not self.progress.is_due() or (self.stdout.isatty() and not is_quiet):
+            return  # between lines of a list it would be in the way
+        tally, took = self.tally, time.monotonic() - self.started
+        done = tally.walked / (tally.total or 1)
+        left = duration(1000 * took * (1 - tally.share) / done) if done else "?"
+        bar = Sheet(self.stderr).bar(tally.share, 20)
+        speed = tally.walked / took
+        self.progress.draw(
+            f"{tally.share:4.0%} {bar:<20}  {tally.keys:,} {self._words()}  {speed:,.0f} keys/s  {left} left"
         )
-        for found in scan.find(alias, search, self.tally):
-            if self.tally.keys <= EXAMPLES:
-                self._show(found)
-        if self.tally.keys > EXAMPLES:
-            self.stdout.write(f"and {self.tally.keys - EXAMPLES:,} more")
 
-    def _delete(self, search: scan.Search) -> None:
-        for _ in scan.delete(self.options["alias"], search, self.tally):
-            pass
+    def _words(self) -> str:
+        seconds = self.options["expire"] or 0
+        return WORDS[self.change][bool(self.options["yes"])].format(duration(seconds * 1000))
 
-    def _show(self, found: scan.Found) -> None:
-        key = scan.escape_for_print(found.key, getattr(self.stdout, "encoding", None))
-        self.stdout.write(f"{found.type:<6}  {_duration(found.ttl_ms):>8}  {key}")
-
-    def _conclude(self, search: scan.Search, lead: str = "") -> None:
+    def _conclude(self, listing: Listing | None, lead: str = "") -> None:
+        self.progress.erase()
+        if listing:
+            listing.end(self.tally)
         self.stdout.flush()
-        # In a pipe a list is only its keys; what was deleted is a result of its own.
-        is_result = self.options["delete"] or self.stdout.isatty()
+        # In a pipe a list is only its keys; what was changed is a result of its own.
+        is_result = self.change or (self.stdout.isatty() and self.options["format"] == "table")
         stream = self.stdout if is_result else self.stderr
-        stream.write(lead + self._summary(), style_func=str)
-        if self.options["delete"] and not self.options["yes"] and self.tally.keys and not lead:
-            is_broad = scan.is_everything(search.pattern, get_settings(self.options["alias"]).key_prefix)
-            stream.write(f"To do it: the same command with --yes{' --everything' * is_broad}.")
+        stream.write(lead + self._summary(lead), style_func=str)
+        if self.change and not self.options["yes"] and self.tally.keys and not lead:
+            prefix = get_settings(self.options["alias"]).key_prefix
+            more = ["--yes", *(["--everything"] if is_broad(self.search, prefix) else [])]
+            stream.write(f"To do it: {self._again(*more)}", style_func=str)
+        elif self.tally.cursor and not self.tally.cursor.startswith("0-"):
+            stream.write(f"The rest, from here: {self._again('--cursor', self.tally.cursor)}", style_func=str)
         stream.flush()
 
-    def _summary(self) -> str:
-        tally, limit = self.tally, self.options["limit"]
-        many = "" if tally.keys == 1 else "s"
-        verb = "match" if many else "matches"
-        if self.options["delete"]:
-            verb = "unlinked" if self.options["yes"] else "would be unlinked"
-        walked = "all" if tally.complete else f"about {tally.walked:,} of"
-        summary = f"{tally.keys:,} key{many} {verb}; walked {walked} {tally.total:,}"
-        summary += f" in {time.monotonic() - self.started:.1f} s."
-        if limit is not None and tally.keys >= limit and not tally.complete:
-            summary += " That is the --limit."
+    def _again(self, *more: str) -> str:
+        """This command with more options, to be copied; in words where it was not typed, or would not be the same when printed."""
+        argv = [*(self.argv or [])]
+        if "--cursor" in argv and "--cursor" in more:
+            del argv[argv.index("--cursor") : argv.index("--cursor") + 2]
+        typed = shlex.join([*argv, *more])
+        is_plain = argv and not any(word.startswith("--cursor=") for word in argv) and escape_for_print(typed) == typed
+        return typed if is_plain else f"the same command with {' '.join(more)}."
+
+    def _summary(self, lead: str) -> str:
+        tally, limit = self.tally, self.search.limit
+        is_one = tally.keys == 1
+        words = "matches" if is_one and not self.change else self._words()
+        summary = f"{tally.keys:,} key{'' if is_one else 's'} {words}"
+        summary += f", {size(tally.bytes)}" if "bytes" in self.search.facts else ""
+        walked = "all" if tally.complete and tally.walked == tally.total else f"about {tally.walked:,} of"
+        summary += f"; walked {walked} {tally.total:,} in {time.monotonic() - self.started:.1f} s."
+        if tally.complete and tally.resumed:
+            summary += " That was the rest."
+        if tally.never and "ttl" in self.search.facts and not self.change:
+            summary += f" {tally.never:,} never expire{'s' if tally.never == 1 else ''}."
+        if not tally.complete and not lead:
+            summary += " That is the --limit." if limit == tally.keys else " The --max-seconds are over."
+        if self.search.tag and tally.complete and not tally.share:
+            summary += " No entry has this tag now."
         if tally.in_doubt:
-            summary += f" {tally.in_doubt:,} more may be: their UNLINK was not answered."
-        if tally.forgot:
-            summary += f" After {scan.REMEMBERED_KEYS:,} keys, one that Redis returned twice counts twice."
+            summary += f" {tally.in_doubt:,} more may be: Redis did not answer."
+            settings = get_settings(self.options["alias"])
+            if self.change == "delete" and settings.journal and settings.database:
+                summary += " The journal repeats what may be an entry."
         return summary
-
-
-def _read(options: dict[str, Any]) -> scan.Search:
-    prefix = get_settings(options["alias"]).key_prefix
-    pattern = f"{prefix}:*" if options["pattern"] is None else options["pattern"]
-    search = scan.Search(pattern=pattern, type=options["type"], limit=options["limit"], count=options["count"])
-    if not options["any_prefix"] and not scan.is_inside(pattern, prefix):
-        raise CommandError(
-            f"The pattern {scan.escape_for_print(pattern)} can match keys that are not ours: it does not begin with "
-            f"'{prefix}:'. Add --any-prefix if you mean them too."
-        )
-    if (options["yes"] or options["everything"]) and not options["delete"]:
-        raise CommandError("--yes and --everything belong to --delete. Add --delete, or leave them out.")
-    if options["yes"] and not options["everything"] and scan.is_everything(pattern, prefix):
-        raise CommandError(
-            f"The pattern {scan.escape_for_print(pattern)} names no part of the keys, so all of them would be deleted. "
-            "Name a part, such as a namespace, or add --everything."
-        )
-    return search
-
-
-def _duration(ttl_ms: int | None) -> str:
-    if ttl_ms is None:
-        return "never"
-    seconds = ttl_ms // 1000
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if days:
-        return f"{days}d {hours % 24}h"
-    if hours:
-        return f"{hours}h {minutes % 60}m"
-    if minutes:
-        return f"{minutes}m {seconds % 60}s"
-    return f"{seconds}s" if seconds else f"{ttl_ms}ms"
-
-
-def _abandon(stream: Any) -> None:
-    # Python flushes once more at exit, and would complain there about the closed pipe.
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

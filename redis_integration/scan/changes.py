@@ -1,0 +1,132 @@
+"""Deletes the keys that a walk finds, or changes their time to live. A key of ours goes as an invalidation goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+from redis_integration.conf import get_settings
+from redis_integration.exceptions import RedisUnavailable
+from redis_integration.flow import run
+from redis_integration.invalidation import end_entries, refuse_event_loop
+from redis_integration.keys import is_plain
+from redis_integration.pools import Command
+from redis_integration.recovery import recover
+from redis_integration.scan.pace import PAUSES, Pace
+from redis_integration.scan.search import Search, Tally
+from redis_integration.scan.walk import BATCH, Walk, batches
+from redis_integration.tiers.redis import get_redis_tier
+
+# What is done to at most BATCH keys, and how many Redis says were there.
+Act = Callable[[Pace, Sequence[bytes]], int]
+
+
+def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
+    """Deletes the keys that are looked for, and yields after each batch how many were there.
+
+    What may be an entry is invalidated: with its lease, so that what is being computed now is not stored; after the commit, inside
+    `atomic()`; repeated where Redis does not confirm it. Other keys are unlinked. Nothing happens until it is iterated.
+    Two round trips for each batch, three where not all keys are ours. What was deleted before an error stays so. Raises RedisUnavailable.
+    """
+    refuse_event_loop("delete")
+    settings = get_settings(alias)
+    prefix = f"{settings.key_prefix}:"
+
+    def act(pace: Pace, keys: Sequence[bytes]) -> int:
+        names = [key.decode(errors="replace") for key in keys]
+        ours = [name for name in names if name.startswith(prefix) and is_plain(name)] if settings.enabled else []
+        mine = {*ours}
+        others = [key for key, name in zip(keys, names, strict=True) if name not in mine]
+        # UNLINK says it too, but also of leases, and not where it is sent again since its reply was lost.
+        there: int = pace.speak(("EXISTS", *keys))[0]
+        tally.in_doubt = len(keys)
+        if others:
+            pace.speak(("UNLINK", *others))
+        if not run(end_entries(ours, alias, is_async=False)) and not _repeated(ours, alias):
+            pace.speak(("UNLINK", probe_key(alias)))  # it says better what is wrong
+            raise RedisUnavailable("Redis did not confirm a deletion, and answers again.", remedy="Run it again.")
+        return there
+
+    return _change(alias, search, tally, act, "UNLINK")
+
+
+def expire(alias: str, search: Search, tally: Tally, seconds: float) -> Iterator[int]:
+    """Gives the keys that are looked for so many seconds to live, and yields after each batch how many were there.
+
+    Leases of ours are left alone. See `delete`; one round trip for each batch.
+    """
+    milliseconds = max(1, int(seconds * 1000))
+
+    def act(pace: Pace, keys: Sequence[bytes]) -> int:
+        free = _without_leases(alias, keys)
+        tally.in_doubt = len(free)
+        return sum(_ask_each(pace, free, "PEXPIRE", milliseconds))
+
+    return _change(alias, search, tally, act, "PEXPIRE", 1)
+
+
+def persist(alias: str, search: Search, tally: Tally) -> Iterator[int]:
+    """Takes the time to live off the keys that are looked for, and yields after each batch how many had one.
+
+    See `expire`; two round trips for each batch.
+    """
+
+    def act(pace: Pace, keys: Sequence[bytes]) -> int:
+        free = _without_leases(alias, keys)
+        # PERSIST says it too, but not where it is sent again since its reply was lost.
+        ttls = _ask_each(pace, free, "PTTL")
+        ending = [key for key, ttl in zip(free, ttls, strict=True) if ttl >= 0]
+        tally.in_doubt = len(ending)
+        _ask_each(pace, ending, "PERSIST")
+        return len(ending)
+
+    return _change(alias, search, tally, act, "PERSIST")
+
+
+def _without_leases(alias: str, keys: Sequence[bytes]) -> list[bytes]:
+    lease = b"{%b:" % get_settings(alias).key_prefix.encode()
+    return [key for key in keys if not (key.startswith(lease) and key.endswith(b"}:lease"))]
+
+
+def _ask_each(pace: Pace, keys: Sequence[bytes], name: str, *arguments: int) -> list[int]:
+    """What Redis says to this command of each key."""
+    commands: list[Command] = [(name, key, *arguments) for key in keys]
+    return pace.speak(*commands) if commands else []
+
+
+def _repeated(names: Sequence[str], alias: str) -> bool:
+    """Whether Redis has confirmed at a later try that these are gone."""
+    tier = get_redis_tier(alias, is_async=False)
+    for pause in PAUSES:
+        time.sleep(pause)
+        run(recover(tier))
+        if not tier.journal.bypasses(names):
+            return True
+    return False
+
+
+def probe_key(alias: str) -> str:
+    """A key of ours that nothing is stored at."""
+    return f"{get_settings(alias).key_prefix}:##probe"  # no tag: in those a # is escaped
+
+
+def _change(alias: str, search: Search, tally: Tally, act: Act, *command: str | int) -> Iterator[int]:
+    walk = Walk(alias, search, tally)
+    # Before anything is done: who may not is told so, and nothing is in doubt.
+    walk.pace.speak((command[0], probe_key(alias), *command[1:]))
+    # A key that was written again since it came first is to be changed again.
+    for keys in walk.pages(once=False):
+        page = [*chain.from_iterable(walk.matching(batch) for batch in batches([*dict.fromkeys(keys)]))]
+        while page:
+            room = BATCH if search.limit is None else min(BATCH, search.limit - tally.keys)
+            if room <= 0:
+                return
+            batch = next(batches(page, room))
+            changed = act(walk.pace, batch)
+            tally.in_doubt = 0
+            tally.keys += changed
+            page = page[len(batch) :]
+            yield changed
+        if search.limit == tally.keys and not walk.is_over:
+            return
