@@ -39,7 +39,8 @@ class Journal:
     """What is pending for one Redis, for all threads and loops of this process.
 
     `pending` holds each name with its marks: the ids of its rows, written or not yet. A name is bypassed while it has one. A mark
-    goes when this process has drained it, or when a poll that began after its row was written does not find it any more.
+    goes when this process has drained it, when a poll that began after its row was written does not find it any more, or when a
+    newer one of its name takes its place.
     """
 
     def __init__(self, settings: RedisSettings) -> None:
@@ -58,8 +59,6 @@ class Journal:
     def start_afresh(self) -> None:
         """What is pending stays; all else is to be learnt anew. For a forked child too, where the lock may be another thread's."""
         self._lock = threading.RLock()
-        # name → its mark that nobody has begun to write or to drain: it speaks for what comes later too.
-        self._fresh: dict[str, str] = {}
         # Whether somebody has tried to poll in this process.
         self.first_look = threading.Event()
         if self.database is not None and not is_under_test():
@@ -67,7 +66,9 @@ class Journal:
 
     def bypasses(self, names: Iterable[str]) -> bool:
         """Whether one of these names may be in Redis and should not be."""
-        return EVERYTHING in self.pending or any(name in self.pending for name in names)
+        if EVERYTHING in self.pending or len(self.pending) > MOST:
+            return True
+        return any(name in self.pending for name in names)
 
     @property
     def is_unpolled(self) -> bool:
@@ -83,11 +84,15 @@ class Journal:
         """Make these names pending. No query: `write` follows."""
         for name in names:
             with self._lock:
-                # While the database is away too, a name takes up its place once, however often it is invalidated.
-                if name not in self._fresh:
-                    mark = self._fresh[name] = _make_id()
-                    self._add(mark, name)
-                    self._unwritten[mark] = name
+                older = dict.fromkeys(self.pending.get(name, ()), name)
+                mark = _make_id()
+                self._add(mark, name)
+                self._unwritten[mark] = name
+                if not self._told.isdisjoint(older):
+                    self._told.add(mark)
+                # The newest one speaks for those before it: a name takes up its place once, for however long nothing can be
+                # written. None speaks for what comes later: its row may be there, unheard, and be drained elsewhere by now.
+                self._forget(older)
 
     def write(self) -> None:
         """Write down what is pending and is not written yet. One query for 150 names, none where there are none; raises nothing.
@@ -103,19 +108,17 @@ class Journal:
                 self._cry(error)
                 return
             with self._lock:
-                for mark in batch:
-                    self._unwritten.pop(mark, None)
-                self._written.update(batch)
+                for mark, name in batch.items():
+                    # What was forgotten meanwhile stays forgotten: should its row be there, the next poll finds it.
+                    if self._unwritten.pop(mark, None):
+                        self._written[mark] = name
                 self._told.difference_update(batch)
             self._shed()
 
     def _first_unwritten(self) -> dict[str, str]:
         # They stay unwritten until they are there: a call whose rows another thread is writing writes them too, in the same order.
         with self._lock:
-            batch = dict(islice(self._unwritten.items(), BATCH))
-            for name in batch.values():
-                self._fresh.pop(name, None)
-            return batch
+            return dict(islice(self._unwritten.items(), BATCH))
 
     def _cry(self, error: Exception) -> None:
         with self._lock:
@@ -187,7 +190,6 @@ class Journal:
     def known(self) -> dict[str, list[str]]:
         """What is pending by name, each with its marks as they are now."""
         with self._lock:
-            self._fresh.clear()
             return {name: [*marks] for name, marks in self.pending.items() if name != EVERYTHING}
 
     def settle(self, drained: Mapping[str, Iterable[str]], *, delete: bool = True) -> None:
@@ -239,8 +241,6 @@ class Journal:
                 self._unwritten.pop(mark, None)
                 self._written.pop(mark, None)
                 self._told.discard(mark)
-                if self._fresh.get(name) == mark:
-                    del self._fresh[name]
                 left = self.pending.get(name, set())
                 left.discard(mark)
                 if not left:

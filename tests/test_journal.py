@@ -365,15 +365,50 @@ def test_all_that_cannot_be_written_is_named(deaf, tier, prefix, caplog, monkeyp
     assert len(told) == 3
 
 
-def test_name_takes_up_its_place_once_while_the_database_is_away_too(deaf, tier, prefix, monkeypatch):
-    """However often it is invalidated: hours of that must not fill the memory."""
-    break_table(monkeypatch)
+def test_name_takes_up_its_place_once_while_the_database_is_away_too(deaf, tier, prefix, monkeypatch, caplog):
+    """However often it is invalidated: hours of that fill neither the memory nor the log."""
+    caplog.set_level(logging.CRITICAL, "redis_integration")
     names = [f"{prefix}:{number}" for number in range(2 * BATCH)]
-    for _ in range(5):
-        invalidate(keys=names)
+    with pytest.MonkeyPatch.context() as context:
+        break_table(context)
+        for _ in range(5):
+            invalidate(keys=names)
 
-    # What a statement has tried to write has another mark each time.
-    assert len(tier.journal._unwritten) <= len(names) + 5 * BATCH
+        assert len(tier.journal._unwritten) == len(names)
+        assert sum(map(len, tier.journal.pending.values())) == len(names)
+    assert len(re.findall(rf"{prefix}:7\b", caplog.text)) == 1
+    tier.journal.write()
+    assert sorted(rows()) == sorted(names)
+
+
+def test_name_takes_up_its_place_once_while_its_rows_are_many(deaf, tier, prefix):
+    """They are found again by those who drain."""
+    name = f"{prefix}:a"
+    for _ in range(20):
+        invalidate(keys=[name])
+
+    assert len(tier.journal.pending[name]) == len(tier.journal._written) == 1
+    assert rows() == [name] * 20
+    tier.journal.poll()
+    tier.journal.settle(tier.journal.known())
+    assert (rows(), tier.journal.pending) == ([], {})
+
+
+def test_more_than_a_process_names_one_by_one_bypasses_redis_whole_while_the_database_is_away_too(
+    deaf, tier, prefix, monkeypatch
+):
+    """Until they are sent. None is forgotten: nobody else knows them."""
+    names = [f"{prefix}:{number}" for number in range(MOST + 1)]
+    break_table(monkeypatch)
+    invalidate(keys=names[1:])
+    assert state(tier, names[0]) is Redis.UP
+
+    invalidate(keys=names[:1])
+
+    assert state(tier, f"{prefix}:another") is Redis.SHY
+    assert {*tier.journal.pending} == {*names}
+    tier.journal.settle(tier.journal.known())
+    assert state(tier, f"{prefix}:another") is Redis.UP
 
 
 @pytest.mark.parametrize("act", ["drained", "written"])
@@ -408,10 +443,11 @@ def test_child_shares_no_mark_with_its_parent(tier, prefix):
     """Either may be drained while the other one's is only remembered."""
     name = f"{prefix}:a"
     tier.journal.remember([name])
+    of_parent = {*tier.journal.pending[name]}
     tier.journal.start_afresh()
     tier.journal.remember([name])
 
-    assert len(tier.journal.pending[name]) == 2
+    assert of_parent.isdisjoint(tier.journal.pending[name])
 
 
 def test_lost_connection_is_no_reason_to_believe_redis(tier, elsewhere, prefix, monkeypatch):

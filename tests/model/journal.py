@@ -190,6 +190,8 @@ class JournalProtocol:
     def believes(self, home: Home) -> bool:
         if home.is_open or home.is_flooded or home.is_killed or not home.is_there:
             return False
+        if home.pending.bit_count() > self.scenario.limit:
+            return False
         if not home.is_polled and self.has("polled before it is believed"):
             return False
         return not (home.pending | home.pending >> self.second) & (self.by_key | self.by_tag)
@@ -349,7 +351,11 @@ class JournalProtocol:
     invalidate_tag = invalidate_other = invalidate_key_inside = invalidate_key
 
     def remember(self, w: World, p: int, bit: int) -> World:
-        return w.home(p, pending=w.homes[p].pending | self.mark(bit << self.second))
+        home, mark = w.homes[p], self.mark(bit << self.second)
+        older = self.namesakes(mark) & home.pending & ~mark
+        if older and not self.has("the newest mark speaks for those before it"):
+            return w
+        return w.home(p, pending=home.pending & ~older | mark, written=home.written & ~older)
 
     def mark(self, bits: int) -> int:
         """The marks of these invalidations."""
@@ -395,15 +401,20 @@ class JournalProtocol:
             return
         if w.may("database fails"):
             yield "INSERT fails, which is said in the log", self.end(own.spend("database fails"), i)
+        if w.may("insert unheard"):
+            there = self.journalled(own.spend("insert unheard"), self.mark(bit << self.second))
+            yield "INSERT, its reply is lost", self.end(there, i)
         if not self.has("what is not confirmed is journalled"):
             yield "forgets to INSERT", self.end(self.acknowledge(w, bit, p, is_confirmed=False), i)
             return
-        unwritten = self.mark(bit << self.second) & w.homes[p].pending & ~w.homes[p].written
+        # A younger one of its name may have taken its place.
+        unwritten = self.namesakes(bit << self.second) & w.homes[p].pending & ~w.homes[p].written
         for j, other in enumerate(w.actors):
             if self.agents[j].home == p and other.step == "insert taken":
                 unwritten &= ~other.batch
         if unwritten:  # else the watch was quicker
-            w = self.note_written(self.journalled(w, bit << self.second), p, bit << self.second)
+            w = self.note_written(self.journalled(w, unwritten), p, unwritten)
+        w = w._replace(written=w.written | bit << self.second)
         yield "INSERT", self.end(self.acknowledge(w, bit, p, is_confirmed=False), i)
 
     def note_written(self, w: World, p: int, bits: int) -> World:

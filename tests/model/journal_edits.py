@@ -35,6 +35,10 @@ JOURNAL_EDITS: dict[str, tuple[Edit, ...]] = {
     ),
     "a row for each invalidation": (
         Edit("journal.Journal.remember", "_make_id()", "(_make_id(), name.encode().hex()[-32:])[1]"),
+        Edit("journal.Journal.remember", "self._forget(older)", "older.pop(mark, None), self._forget(older)"),
+    ),
+    "the newest mark speaks for those before it": (
+        Edit("journal.Journal.remember", "for name in names", "for name in set(names).difference(self.pending)"),
     ),
     "rows of the journal are deleted by id": (
         Edit(
@@ -91,8 +95,8 @@ JOURNAL_EDITS: dict[str, tuple[Edit, ...]] = {
     "a call ends when its row is there": (
         Edit(
             "journal.Journal._first_unwritten",
-            "batch = dict(islice(self._unwritten.items(), BATCH))",
-            "batch = {mark: self._unwritten.pop(mark) for mark in [*islice(self._unwritten, BATCH)]}",
+            "return dict(islice(self._unwritten.items(), BATCH))",
+            "return {mark: self._unwritten.pop(mark) for mark in [*islice(self._unwritten, BATCH)]}",
         ),
     ),
     "the row comes with the commit": (Edit("invalidation.end_entries", "if journal.is_always:", "if False:"),),

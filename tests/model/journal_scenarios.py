@@ -59,6 +59,9 @@ _SCENARIOS = (
         "journal: database fails", (reader(1), HERE, watch(0), watch(1)), (*TIMEOUT, ("database fails", 1))
     ),
     JournalScenario(
+        "journal: row written unheard", (reader(1), HERE, HERE, watch(1)), (("timeout", 2), ("insert unheard", 1))
+    ),
+    JournalScenario(
         "journal: rows not ended", (HERE, watch(1)), (*TIMEOUT, ("rows fail", 1), ("kill", 1)), durable=True
     ),
     JournalScenario("journal: poll not made", (THERE, watch(0)), (*CUT_ALL, ("busy", 1))),
@@ -108,6 +111,11 @@ JOURNAL_MUTATIONS = (
     Mutation("pending is kept per row", "journal: two writers", "the drain of one row forgets a younger one"),
     Mutation(
         "a row for each invalidation", "journal: two writers", "the younger invalidation goes with the older one's row"
+    ),
+    Mutation(
+        "the newest mark speaks for those before it",
+        "journal: row written unheard",
+        "the row of an older one is drained elsewhere, and it goes with what came after it",
     ),
     Mutation("rows of the journal are deleted by id", "journal: two writers", "a row goes that came after the UNLINK"),
     Mutation("the breaker closes after the poll", "journal: all cut off", "Redis is believed before anything is known"),

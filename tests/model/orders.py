@@ -89,6 +89,7 @@ JOURNAL_FAULTS = {
     "UNLINK is lost": ("timeout",),
     "UNLINK, its reply": ("lost",),
     "INSERT fails": ("unwritten",),
+    "INSERT, its reply": ("unheard",),
     "DELETE of the rows fails": ("unended",),
     "tries Redis: no answer": ("slow",),
     "cannot poll": ("busy",),
