@@ -29,7 +29,7 @@ history: $(STAMP)  ## Minutes of reads and writes in several processes, each fau
 	HISTORY_SECONDS=60 $(BIN)/python -X dev -m pytest tests/history $(ARGS)
 
 hammer: $(STAMP)  ## Two visitors ask for the same 100,000 pages from 8 threads, and nobody gets what is another's
-	HAMMER_REQUESTS=100000 $(BIN)/python -m pytest tests/views/test_servers.py -k another_visitor -s $(ARGS)
+	HAMMER_REQUESTS=100000 $(BIN)/python -m pytest tests/views/test_servers.py -k another_visitor -s -o faulthandler_timeout=0 $(ARGS)
 
 bench: $(PEERS)  ## Ours and its peers in one run; prints the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks.hits

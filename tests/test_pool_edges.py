@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 
@@ -14,6 +13,7 @@ from redis_integration.conf import RedisSettings
 from redis_integration.exceptions import RedisUnavailable
 from redis_integration.pools import aget_pool, aget_redis, close_pools, exchange, get_pool, get_redis
 from redis_integration.pools.slots import Slots
+from tests.forks import in_forked_child
 
 
 @pytest.fixture
@@ -51,11 +51,7 @@ def test_child_cannot_speak_on_a_connection_its_parent_has_in_use(live, prefix):
     pipeline = client.pipeline()
     pipeline.watch(prefix)
 
-    child = os.fork()
-    if not child:
-        pipeline.reset()
-        os._exit(0)
-    os.waitpid(child, 0)
+    in_forked_child(lambda: pipeline.reset() or b"")
     with redis.Redis.from_url(live.url) as other:
         other.set(prefix, "2")
     pipeline.multi()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 
@@ -23,6 +22,7 @@ from redis_integration.pools import (
     get_redis,
     pack,
 )
+from tests.forks import in_forked_child
 
 
 def connected(server, name):
@@ -227,17 +227,10 @@ def test_forked_child_has_connections_of_its_own(live, prefix):
     exchange("default", [("SET", f"{prefix}:who", "parent", "PX", 60_000)])
     client = get_redis()
     parent = client.client_id()
-    reader, writer = os.pipe()
 
-    child = os.fork()
-    if not child:
-        os.write(writer, f"{client.client_id()} {client.get(f'{prefix}:who').decode()}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
+    _, said = in_forked_child(lambda: b"%d %s" % (client.client_id(), client.get(f"{prefix}:who")))
 
-    child_id, value = os.read(reader, 100).split()
-    os.close(reader)
-    os.close(writer)
+    child_id, value = said.split()
     assert int(child_id) != parent
     assert value == b"parent"
     assert client.client_id() == parent

@@ -15,6 +15,7 @@ from redis_integration.policy import Redis
 from redis_integration.recovery import recover, state
 from redis_integration.tiers.leases import make_token, owner_of
 from redis_integration.tiers.redis import get_redis_tier, start_afresh
+from tests.forks import in_forked_child
 from tests.tiers.contract import TierContract, entry
 
 
@@ -99,17 +100,8 @@ def test_a_lease_says_whose_it_is(tier, prefix):
 
 def test_a_forked_child_has_leases_of_its_own():
     """Their tokens name the child, and not its parent."""
-    reader, writer = os.pipe()
+    child, token = in_forked_child(make_token)
 
-    child = os.fork()
-    if not child:
-        os.write(writer, make_token())
-        os._exit(0)
-    os.waitpid(child, 0)
-
-    token = os.read(reader, 300)
-    os.close(reader)
-    os.close(writer)
     assert owner_of(token).endswith(f":{child}")
     assert owner_of(make_token()).endswith(f":{os.getpid()}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 
@@ -14,6 +13,7 @@ from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
 from redis_integration import ainvalidate, flow, invalidate, transactions
+from tests.forks import in_forked_child
 from tests.transactions.conftest import Boom, Price, by_key_and_by_tag, elsewhere, in_every_database, reading_committed
 
 
@@ -432,9 +432,6 @@ def test_forked_child_has_no_unsent_invalidations_of_its_parent(price):
     """Each hit would look through them."""
     with price.atomic():
         price.invalidate()
-        child = os.fork()
-        if not child:
-            os._exit(transactions.is_any_unsent())
-        _, status = os.waitpid(child, 0)
+        _, unsent = in_forked_child(lambda: b"%d" % transactions.is_any_unsent())
 
-    assert status == 0
+    assert unsent == b"0"
