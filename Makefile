@@ -23,7 +23,7 @@ migrations: $(STAMP)
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
 tests: $(STAMP)
-	$(BIN)/python -X dev -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -X dev -m pytest -n auto --dist loadgroup --max-worker-restart 1 $(ARGS)
 
 history: $(STAMP)  ## Minutes of reads and writes in several processes, each fault twice, and nothing old; HISTORY_SEED chooses them
 	HISTORY_SECONDS=60 $(BIN)/python -X dev -m pytest tests/history $(ARGS)
