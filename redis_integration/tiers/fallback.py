@@ -249,12 +249,14 @@ class FallbackTier:
         """Believe no rows of these names until they were deleted."""
         if self.database is None:
             return
-        self.unended.update((object(), name) for name in names)
-        if len(self.unended) > MOST_UNENDED:
-            few = [*self.unended]
+        every = {*names}
+        older = [token for token, name in self.unended.copy().items() if name in every]
+        self.unended.update((object(), name) for name in every)
+        if len(self.unended) - len(older) > MOST_UNENDED:
+            older = [*self.unended]
             self.unended[object()] = EVERYTHING
-            for token in few:
-                self.unended.pop(token, None)
+        for token in older:
+            self.unended.pop(token, None)
 
     def _end(self, names: Sequence[str], query: Callable[[], Any], *, retried: Collection[str] = ()) -> Flow[None]:
         if self.database is None:

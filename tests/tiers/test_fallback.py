@@ -498,6 +498,19 @@ def test_more_endings_than_can_be_remembered_end_all_rows(tier, make, database):
     assert run(make().read(Names("t:other"))) is None
 
 
+def test_name_that_is_ended_often_in_vain_is_remembered_once(tier, make, database):
+    """Not all other rows are to go for it. And its latest ending is another one: what was under way speaks only for the earlier."""
+    run(write(tier, Names("t:other"), entry()))
+    for _ in range(MOST_UNENDED + 1):
+        tier.remember(["t:a", "t:b"])
+
+    assert sorted(tier.unended.values()) == ["t:a", "t:b"]
+    first = {*tier.unended}
+    tier.remember(["t:a"])
+    assert len(first.difference(tier.unended)) == 1
+    assert run(make().read(Names("t:other"))) is not None
+
+
 def test_under_a_test_case_rows_are_deleted_in_a_savepoint(tier, database):
     """The whole test is one transaction there, and its commit never comes."""
     run(write(tier, Names("t:a"), entry()))
