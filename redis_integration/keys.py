@@ -60,6 +60,11 @@ def full_key(prefix: str, rest: str) -> str:
     return _cut_escape.sub("", whole[: MAX_KEY_BYTES - len(ending)].decode(errors="ignore"), count=1) + ending
 
 
+def probe_key(prefix: str) -> str:
+    """A key of ours that nothing is stored at, to try what is allowed. No tag's: in those a # is escaped."""
+    return f"{prefix}:##probe"
+
+
 def is_plain(key: str) -> bool:
     """Whether a key or a tag's could be so: printable ASCII of at most 200 letters, which every tier and the journal can hold."""
     return len(key) <= MAX_KEY_BYTES and key.isascii() and key.isprintable()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoPermissionError, RedisError
 
 from redis_integration.conf import RedisSettings
+from redis_integration.keys import probe_key
 from redis_integration.pools.slots import connection_arguments
 from redis_integration.tiers.leases import lease_key
 from redis_integration.tiers.scripts import PROBE
@@ -43,7 +44,7 @@ class Permissions(NamedTuple):
 
 def needed(settings: RedisSettings) -> dict[str, Command]:
     """What this package sends, by the rule that allows it: each in a form that changes nothing."""
-    key = f"{settings.key_prefix}:##probe"
+    key = probe_key(settings.key_prefix)
     commands: dict[str, Command] = {
         "+get": ("GET", key),
         "+mget": ("MGET", key, key),
@@ -69,7 +70,7 @@ def needed(settings: RedisSettings) -> dict[str, Command]:
 
 def patterns(settings: RedisSettings) -> dict[str, Command]:
     """The patterns of keys, by the rule that allows them."""
-    key = f"{settings.key_prefix}:##probe"
+    key = probe_key(settings.key_prefix)
     return {f"~{settings.key_prefix}:*": ("GET", key), f"~{{{settings.key_prefix}:*": ("GET", lease_key(key))}
 
 

@@ -21,6 +21,7 @@ from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.doctor.permissions import Permissions, read_permissions
 from redis_integration.doctor.samples import Sample, take_sample
 from redis_integration.exceptions import RedisUnavailable
+from redis_integration.keys import probe_key
 from redis_integration.pools.slots import PING
 from redis_integration.pools.sync import Pool
 from redis_integration.recovery import JournalStatus, journal_status
@@ -119,7 +120,7 @@ def gather(alias: str, needs: Collection[str], *, workers: int | None = None, sa
 def _try_as_application(alias: str) -> RedisUnavailable | None:
     """What keeps the application from reading."""
     try:
-        replies, _ = pools.exchange(alias, [("GET", f"{get_settings(alias).key_prefix}:##probe")])
+        replies, _ = pools.exchange(alias, [("GET", probe_key(get_settings(alias).key_prefix))])
     except RedisUnavailable as failure:
         return failure
     refusal = pools.first_failure(alias, replies)
@@ -148,7 +149,7 @@ def ask(pool: Pool, commands: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _read_server(reading: Reading, pool: Pool, needs: Collection[str], sample: int) -> None:
-    probe = f"{reading.settings.key_prefix}:##probe"
+    probe = probe_key(reading.settings.key_prefix)
     info, slow, *config, stored, ran, _ = ask(
         pool,
         [

@@ -10,7 +10,7 @@ from redis_integration.conf import get_settings
 from redis_integration.exceptions import RedisUnavailable
 from redis_integration.flow import run
 from redis_integration.invalidation import end_entries, refuse_event_loop
-from redis_integration.keys import is_plain
+from redis_integration.keys import is_plain, probe_key
 from redis_integration.pools import Command
 from redis_integration.recovery import recover
 from redis_integration.scan.pace import PAUSES, Pace
@@ -44,7 +44,7 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
         if others:
             pace.speak(("UNLINK", *others))
         if not run(end_entries(ours, alias, is_async=False)) and not _repeated(ours, alias):
-            pace.speak(("UNLINK", probe_key(alias)))  # it says better what is wrong
+            pace.speak(("UNLINK", probe_key(settings.key_prefix)))  # it says better what is wrong
             raise RedisUnavailable("Redis did not confirm a deletion, and answers again.", remedy="Run it again.")
         return there
 
@@ -106,15 +106,10 @@ def _repeated(names: Sequence[str], alias: str) -> bool:
     return False
 
 
-def probe_key(alias: str) -> str:
-    """A key of ours that nothing is stored at."""
-    return f"{get_settings(alias).key_prefix}:##probe"  # no tag: in those a # is escaped
-
-
 def _change(alias: str, search: Search, tally: Tally, act: Act, *command: str | int) -> Iterator[int]:
     walk = Walk(alias, search, tally)
     # Before anything is done: who may not is told so, and nothing is in doubt.
-    walk.pace.speak((command[0], probe_key(alias), *command[1:]))
+    walk.pace.speak((command[0], probe_key(get_settings(alias).key_prefix), *command[1:]))
     # A key that was written again since it came first is to be changed again.
     for keys in walk.pages(once=False):
         page = [*chain.from_iterable(walk.matching(batch) for batch in batches([*dict.fromkeys(keys)]))]

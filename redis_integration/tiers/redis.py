@@ -21,7 +21,7 @@ from redis_integration.entries import FORMAT, FRESH_UNTIL_AT, STALE, Entry, head
 from redis_integration.exceptions import Kind, RedisUnavailable
 from redis_integration.flow import Flow
 from redis_integration.journal import get_journal
-from redis_integration.keys import Names
+from redis_integration.keys import Names, probe_key
 from redis_integration.policy import Redis
 from redis_integration.pools.life import life_of
 from redis_integration.tiers import Lease
@@ -64,7 +64,7 @@ class RedisTier:
         """Try all that a call needs: to write, to run a script, to read; and whether it is still the server that its
         connections know. One round trip.
         """
-        tries = ("UNLINK", probe := f"{self.prefix}:##probe"), ("EVAL", PROBE.source, 1, probe)
+        tries = ("UNLINK", probe := probe_key(self.prefix)), ("EVAL", PROBE.source, 1, probe)
         replies, life = yield from self._speak(*tries, *pools.life_commands(self.alias))
         if life_of(replies[len(tries) :]) != life:
             # A primary that was demoted kept its process and its connections.
