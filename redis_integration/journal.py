@@ -66,9 +66,7 @@ class Journal:
 
     def bypasses(self, names: Iterable[str]) -> bool:
         """Whether one of these names may be in Redis and should not be."""
-        if EVERYTHING in self.pending or len(self.pending) > MOST:
-            return True
-        return any(name in self.pending for name in names)
+        return EVERYTHING in self.pending or len(self.pending) > MOST or any(name in self.pending for name in names)
 
     @property
     def is_unpolled(self) -> bool:
