@@ -78,12 +78,12 @@ class Advice:
         if (asked or "HTTP_IF_MODIFIED_SINCE" in request.META) and _is_known(request, response, asked):
             response.status_code = 304
             response.headers._store = {name: fields[name] for name in _KEPT if name in fields}
-            response.content = b""
+            vars(response)["_container"] = [b""]  # as its setter does it, for a quarter of the time
         return response
 
 
 def _is_known(request: HttpRequest, response: HttpResponse, asked: str | None) -> bool:
-    etag = response.headers.get("ETag")
+    etag = response.headers._store.get("etag", ("", None))[1]
     if asked is not None and asked == etag:  # as browsers ask; what follows takes 50 µs
         return response.status_code == 200
     changed = parse_http_date_safe(response.headers.get("Last-Modified", ""))
