@@ -709,6 +709,18 @@ def test_a_stale_copy_is_rendered_anew_by_who_comes(live, block, prefix):
     assert fragment('300 "a" stale_for=600', block) == "rendered 2"
 
 
+def test_one_visitors_own_does_not_end_everybodys_stale_copy(live, visit, block, prefix):
+    """Who shows it is told it himself; the others have the copy still."""
+    content = "{% if mine %}{{ user.username }} {% endif %}{{ block }}"
+    fragment('300 "a" stale_for=600', block, content)
+    expire(prefix)
+
+    assert fragment('300 "a" stale_for=600', block, content, visit, mine=True, user=visit.user) == "alice rendered 2"
+
+    block.error = ValueError("broken")
+    assert fragment('300 "a" stale_for=600', block, content) == "rendered 1"
+
+
 def expire(prefix):
     (key,) = keys(prefix)
     made = cache_aside(ttl=300, key=key.replace("%", "_"))(lambda: None)

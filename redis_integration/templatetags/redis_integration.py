@@ -130,7 +130,7 @@ class FragmentNode(Node):
             text = "redis_integration.fragment_private {%% cache_aside %%} %r shows its visitor's own (%s), and is not stored. %s"
             remedy = "Move that out of it, or name the visitor (user.pk) in the tag."
             caching.warn_once("private", text, self.name, ", ".join(private), remedy)
-            outcome = outcome._replace(why_not_stored=f"{', '.join(private)} used")
+            outcome = outcome._replace(why_not_stored=f"{', '.join(private)} used", is_own=True)
         return outcome
 
 
