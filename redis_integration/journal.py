@@ -92,8 +92,8 @@ class Journal:
                 # written. None speaks for what comes later: its row may be there, unheard, and be drained elsewhere by now.
                 self._forget(older)
 
-    def write(self) -> None:
-        """Write down what is pending and is not written yet. One query for 150 names, none where there are none; raises nothing.
+    def write(self) -> bool:
+        """Write down what is pending and not written yet; whether all is. One query for 150 names, if there are any; raises nothing.
 
         Inside `atomic()` on DATABASE the watch does it later, since a rollback would lose it. What fails is in the log, by name.
         """
@@ -101,10 +101,10 @@ class Journal:
             try:
                 statements.ask(self.database, partial(self._insert, batch), locks=True)
             except FallbackUnavailable:
-                return
+                return False
             except Exception as error:
                 self._cry(error)
-                return
+                return False
             with self._lock:
                 for mark, name in batch.items():
                     # What was forgotten meanwhile stays forgotten: should its row be there, the next poll finds it.
@@ -112,6 +112,7 @@ class Journal:
                         self._written[mark] = name
                 self._told.difference_update(batch)
             self._shed()
+        return self.database is not None
 
     def _first_unwritten(self) -> dict[str, str]:
         # They stay unwritten until they are there: a call whose rows another thread is writing writes them too, in the same order.

@@ -75,14 +75,14 @@ def code_lines(text):
 
 
 def test_the_package_stays_small():
-    """The package has less than 10,700 lines of code, and no file more than 300 lines of any kind."""
+    """The package has less than 10,750 lines of code, and no file more than 300 lines of any kind."""
     texts = {
         str(path.relative_to(ROOT)): path.read_text()
         for path in (ROOT / "redis_integration").rglob("*.py")
         if "migrations" not in path.parts
     }
 
-    assert sum(map(code_lines, texts.values())) < 10700
+    assert sum(map(code_lines, texts.values())) < 10750
     assert {name: len(text.splitlines()) for name, text in texts.items() if len(text.splitlines()) > 300} == {}
 
 

@@ -17,7 +17,7 @@ import redis
 from django.core.management import CommandError, call_command
 
 from demo_project.server import start_server
-from redis_integration import RedisUnavailable, cache_aside
+from redis_integration import RedisUnavailable, cache_aside, scan
 from redis_integration.scan import changes
 from tests.scan.answers import answer_scans
 
@@ -394,6 +394,15 @@ def test_everything_deletes_the_whole_prefix(client):
         (["--value", "--format", "keys"], "--value cannot be shown as keys"),
         (["--print0"], "Add --format keys"),
         (["--top", "0"], "--top is 0. Give 1 or more"),
+        (["--tree", "--depth", "5000"], "--depth is 5000. Give at most 100"),
+        (["--tree", "--separator", ""], "--separator is empty"),
+        (["--tag", ""], "--tag is empty"),
+        (["--owner", "", "--delete", "--yes"], "is no path such as"),
+        (["--max-rate", "nan"], "rate is nan"),
+        (["--max-rate", "inf"], "rate is inf"),
+        (["--expire", "0", "--yes"], "--expire is 0 seconds. Give more than 0"),
+        (["--expire", "0", "--persist", "--yes"], "--expire is 0 seconds. Give more than 0"),
+        (["--expire", "99999999999999w", "--yes"], "Give more than 0 and at most"),
         (["--ttl-over", "soon"], "'soon' cannot be read. Give seconds, or a number with s, m, h, d or w"),
         (["--bytes-over", "-1"], "'-1' cannot be read. Give bytes, or a number with k, m or g"),
         (["--owner", "tests.test_redis_scan.run"], "Nothing called tests.test_redis_scan.run makes entries"),
@@ -585,3 +594,39 @@ def test_no_color_is_obeyed(start, no_color, is_coloured):
 
     assert b"Add --any-prefix" in written
     assert (b"\x1b[" in written) is is_coloured
+
+
+def test_values_in_an_order_are_the_first_of_all(client):
+    """And not of the ten that are found first."""
+    fill(client, *(f"t:small:{number}" for number in range(500)))
+    client.set("t:big", "x" * 100_000)
+
+    assert run("--value", "--sort", "bytes")[0].startswith("t:big")
+
+
+@pytest.mark.parametrize("options", [(), ("--value",), ("--tree",)])
+def test_a_document_is_whole_where_redis_is_away(settings, options):
+    """Whoever parses it gets no key, and the status."""
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1/0", "KEY_PREFIX": "t"}}
+    said = io.StringIO()
+
+    with pytest.raises(CommandError):
+        run("--format", "json", *options, stdout=said)
+
+    assert json.loads(said.getvalue())["address"] == "127.0.0.1:1/0"
+
+
+def test_a_document_of_values_is_whole_where_redis_goes(client, monkeypatch):
+    """Amid the walk, when it is asked for them."""
+    fill(client, "t:a")
+
+    def gone(*arguments):
+        raise RedisUnavailable("Redis is gone.")
+
+    monkeypatch.setattr(scan, "read_values", gone)
+    said = io.StringIO()
+
+    with pytest.raises(CommandError, match="gone"):
+        run("--format", "json", "--value", stdout=said)
+
+    json.loads(said.getvalue())

@@ -102,12 +102,13 @@ class Values:
         self._page += page
 
     def end(self, tally: Tally) -> None:
-        values = self._read(self._page)
         if self._json:
-            self._json.add(values)
-            self._json.end(tally)
+            try:
+                self._json.add(self._read(self._page))
+            finally:
+                self._json.end(tally)
             return
-        for value in values:
+        for value in self._read(self._page):
             self._write(f"{self._sheet.cut(self._sheet.show(value.found.key), self._sheet.width)}\n")
             for name, text in _lines(value):
                 self._write(f"  {name:<7}  {self._sheet.cut(self._sheet.show(text), _ROWS * self._sheet.width)}\n")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_integration import scan
+from redis_integration.caching import MAX_TTL
 from redis_integration.conf import get_settings
 from redis_integration.management.console import argument, import_path
 from redis_integration.text import escape_for_print, read_duration, read_size
@@ -64,7 +65,11 @@ def add_options(add_group: Callable[[str], Any]) -> None:
 
 def change_of(options: Options) -> str | None:
     """What is to be changed, if anything. Raises ValueError for options that contradict each other."""
-    changes = [name for name in CHANGES if options[name] not in (None, False)]
+    if options["expire"] is not None and not 0 < options["expire"] <= MAX_TTL:
+        raise ValueError(
+            f"--expire is {options['expire']:g} seconds. Give more than 0 and at most {MAX_TTL}; or --delete."
+        )
+    changes = [name for name in CHANGES if options[name]]
     change = changes[0] if changes else None
     views = [name for name in ("tree", "value", "sort", "top") if options[name]]
     view = next((name for name in ("tree", "value") if options[name]), None)
@@ -86,14 +91,19 @@ def change_of(options: Options) -> str | None:
     for name in ("top", "depth"):
         if options[name] is not None and options[name] < 1:
             raise ValueError(f"--{name} is {options[name]}. Give 1 or more.")
+    if options["depth"] > 100:
+        raise ValueError(f"--depth is {options['depth']}. Give at most 100.")
+    for name in ("separator", "tag"):
+        if options[name] == "":
+            raise ValueError(f"--{name} is empty. Give one, or leave it out.")
     return change
 
 
 def read_search(options: Options) -> scan.Search:
     """The search that they mean. Raises ValueError where it makes no sense, or would reach more than was said."""
     alias, pattern, names = options["alias"], options["pattern"], None
-    prefix = get_settings(alias).key_prefix
-    if options["owner"]:
+    prefix, is_ordered = get_settings(alias).key_prefix, options["sort"] or options["top"]
+    if options["owner"] is not None:
         import_path(options["owner"])
         start, names = scan.owned_by(options["owner"], alias)
         pattern = start if pattern is None else pattern
@@ -102,7 +112,7 @@ def read_search(options: Options) -> scan.Search:
         names=names,
         types=options["type"],
         facts=_facts(options),
-        limit=MOST_VALUES if options["value"] and not options["top"] and options["limit"] is None else options["limit"],
+        limit=MOST_VALUES if options["value"] and not is_ordered and options["limit"] is None else options["limit"],
         cursor=options["cursor"],
         **{name: options[name] for name in _BOUNDS},
     )

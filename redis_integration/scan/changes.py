@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
+from redis_integration.caching import Tiers
 from redis_integration.conf import get_settings
 from redis_integration.exceptions import RedisUnavailable
 from redis_integration.flow import run
@@ -16,6 +17,8 @@ from redis_integration.recovery import recover
 from redis_integration.scan.pace import PAUSES, Pace
 from redis_integration.scan.search import Search, Tally
 from redis_integration.scan.walk import BATCH, Walk, batches
+from redis_integration.tiers.fallback import FallbackTier
+from redis_integration.tiers.leases import lease_key
 from redis_integration.tiers.redis import get_redis_tier
 
 # What is done to at most BATCH keys, and how many Redis says were there.
@@ -43,27 +46,35 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
         tally.in_doubt = len(keys)
         if others:
             pace.speak(("UNLINK", *others))
-        if not run(end_entries(ours, alias, is_async=False)) and not _repeated(ours, alias):
-            pace.speak(("UNLINK", probe_key(settings.key_prefix)))  # it says better what is wrong
-            raise RedisUnavailable("Redis did not confirm a deletion, and answers again.", remedy="Run it again.")
+        is_sure = run(end_entries(ours, alias, is_async=False)) and not _rows(alias).is_unended(ours)
+        if not (is_sure or _repeated(ours, alias)):
+            pace.speak(("UNLINK", probe, lease_key(probe)))  # it says better what is wrong
+            raise RedisUnavailable(
+                "A deletion was not confirmed: by Redis, or by the database, which may have rows of these keys.",
+                remedy="What the journal could not take either is named in the log: invalidate(keys=[...]) ends it.",
+            )
         return there
 
-    return _change(alias, search, tally, act, "UNLINK")
+    probe = probe_key(settings.key_prefix)
+    return _change(alias, search, tally, act, "UNLINK", lease_key(probe))
 
 
 def expire(alias: str, search: Search, tally: Tally, seconds: float) -> Iterator[int]:
     """Gives the keys that are looked for so many seconds to live, and yields after each batch how many were there.
 
-    Leases of ours are left alone. See `delete`; one round trip for each batch.
+    Leases of ours are left alone. See `delete`; two round trips for each batch.
     """
     milliseconds = max(1, int(seconds * 1000))
 
     def act(pace: Pace, keys: Sequence[bytes]) -> int:
         free = _without_leases(alias, keys)
+        # PEXPIRE says it too, but not where it is sent again, and the time is over.
+        there = sum(_ask_each(pace, free, "EXISTS"))
         tally.in_doubt = len(free)
-        return sum(_ask_each(pace, free, "PEXPIRE", milliseconds))
+        _ask_each(pace, free, "PEXPIRE", milliseconds)
+        return there
 
-    return _change(alias, search, tally, act, "PEXPIRE", 1)
+    return _change(alias, search, tally, act, "PEXPIRE", milliseconds)
 
 
 def persist(alias: str, search: Search, tally: Tally) -> Iterator[int]:
@@ -96,32 +107,43 @@ def _ask_each(pace: Pace, keys: Sequence[bytes], name: str, *arguments: int) -> 
 
 
 def _repeated(names: Sequence[str], alias: str) -> bool:
-    """Whether Redis has confirmed at a later try that these are gone."""
-    tier = get_redis_tier(alias, is_async=False)
+    """Whether Redis and the database have confirmed at a later try that these are gone."""
+    tier, rows = get_redis_tier(alias, is_async=False), _rows(alias)
     for pause in PAUSES:
         time.sleep(pause)
         run(recover(tier))
-        if not tier.journal.bypasses(names):
+        run(rows.retry_unended())
+        if not tier.journal.bypasses(names) and not rows.is_unended(names):
             return True
+    # Of rows that are left another process may yet hear so.
+    tier.journal.remember([name for name in names if name not in tier.journal.pending])
     return False
 
 
+def _rows(alias: str) -> FallbackTier:
+    return Tiers(alias, is_async=False).fallback
+
+
 def _change(alias: str, search: Search, tally: Tally, act: Act, *command: str | int) -> Iterator[int]:
-    walk = Walk(alias, search, tally)
-    # Before anything is done: who may not is told so, and nothing is in doubt.
-    walk.pace.speak((command[0], probe_key(get_settings(alias).key_prefix), *command[1:]))
-    # A key that was written again since it came first is to be changed again.
-    for keys in walk.pages(once=False):
-        page = [*chain.from_iterable(walk.matching(batch) for batch in batches([*dict.fromkeys(keys)]))]
-        while page:
-            room = BATCH if search.limit is None else min(BATCH, search.limit - tally.keys)
-            if room <= 0:
+    try:
+        walk = Walk(alias, search, tally)
+        # Before anything is done: who may not is told so, and nothing is in doubt.
+        walk.pace.speak((command[0], probe_key(get_settings(alias).key_prefix), *command[1:]))
+        # A key that was written again since it came first is to be changed again.
+        for keys in walk.pages(once=False):
+            page = [*chain.from_iterable(walk.matching(batch) for batch in batches([*dict.fromkeys(keys)]))]
+            while page:
+                room = BATCH if search.limit is None else min(BATCH, search.limit - tally.keys)
+                if room <= 0:
+                    return
+                batch = next(batches(page, room))
+                changed = act(walk.pace, batch)
+                tally.in_doubt = 0
+                tally.keys += changed
+                page = page[len(batch) :]
+                yield changed
+            if search.limit == tally.keys and not walk.is_over:
                 return
-            batch = next(batches(page, room))
-            changed = act(walk.pace, batch)
-            tally.in_doubt = 0
-            tally.keys += changed
-            page = page[len(batch) :]
-            yield changed
-        if search.limit == tally.keys and not walk.is_over:
-            return
+    finally:
+        # This process may end now, by an interrupt too.
+        tally.is_journalled = get_redis_tier(alias, is_async=False).journal.write()

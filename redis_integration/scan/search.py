@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import takewhile
+from math import inf
 from typing import Final, NamedTuple
 
 from redis_integration.text import escape_for_print
@@ -81,7 +83,7 @@ class Search:
             raise ValueError(
                 f"The count is {self.count}. Give 1 to {MAX_COUNT}: more makes every other client wait for one SCAN."
             )
-        if self.max_rate is not None and self.max_rate < 1:
+        if self.max_rate is not None and not 1 <= self.max_rate < inf:
             raise ValueError(f"The rate is {self.max_rate}. Give at least 1 key in a second.")
         if self.cursor and not _CURSOR.fullmatch(self.cursor):
             raise ValueError(
@@ -131,7 +133,7 @@ class Tally:
     `total` is DBSIZE when the walk began. `walked` of them are estimated by the share of Redis's hash table that the cursor has passed.
     `bytes`, `types`, `never` (expires) and `longest_ms` sum up what was asked of the `keys`. `cursor` is what to go on from: nothing that
     stayed is left out, some of the last page may come again; "" where there is nothing to go on with. `in_doubt` keys were to be
-    changed, and nobody knows whether they were.
+    changed, and nobody knows whether they were; where that `is_journalled`, what may be an entry is invalidated once more.
     """
 
     total: int = 0
@@ -142,6 +144,7 @@ class Tally:
     never: int = 0
     longest_ms: int = 0
     in_doubt: int = 0
+    is_journalled: bool = False
     complete: bool = False
     resumed: bool = False
     cursor: str = ""
@@ -169,8 +172,13 @@ def is_inside(pattern: str, prefix: str) -> bool:
 
 
 def is_everything(pattern: str, prefix: str) -> bool:
-    """Whether `pattern` names nothing in particular: no literal character, or none after `{prefix}:`."""
-    return not any(literal for literal, _ in _elements(pattern.removeprefix(f"{prefix}:")) or ())
+    """Whether `pattern` names nothing in particular: no literal but colons, or none behind what all keys of ours begin with."""
+    start = f"{prefix}:"
+    elements = _elements(pattern.removeprefix(start)) or []
+    head = [*takewhile(bool, (literal for literal, _ in elements))]
+    if not pattern.startswith(start) and start.startswith("".join(head)) and len(head) < len(elements):
+        elements = elements[len(head) :]
+    return not any(literal.strip(":") for literal, _ in elements)
 
 
 def _elements(pattern: str) -> list[tuple[str, str]] | None:

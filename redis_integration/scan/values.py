@@ -22,7 +22,7 @@ from redis_integration.pools import UNSET_LIFE, pack
 from redis_integration.responses import response_codec
 from redis_integration.scan.pace import Pace
 from redis_integration.scan.search import Found, Search, Tally
-from redis_integration.scan.walk import Walk
+from redis_integration.scan.walk import Walk, is_wrong_type, refuse_refusals
 from redis_integration.tags import MAX_TAGS
 from redis_integration.tiers.leases import lease_key, owner_of
 from redis_integration.tiers.scripts import HOLD
@@ -31,6 +31,7 @@ SHOWN_BYTES = 4096  # of a value, or of one of its elements
 SHOWN_ELEMENTS = 10
 # Redis cannot cut an element: in the worst case the whole value comes. Of a larger one none is asked for.
 MOST_BYTES = 16_000_000
+CHANGED = "its type has changed meanwhile"
 _CODECS = {codec.number: codec.name for codec in (json_codec, response_codec, pickle_codec)} | {ERROR: "error"}
 _ELEMENTS = {
     "list": ("LRANGE", 0, SHOWN_ELEMENTS - 1),
@@ -88,13 +89,15 @@ def _read_string(pace: Pace, found: Found) -> tuple[Value, Sequence[bytes]]:
     value, settings = Value(found=found), get_settings(pace.alias)
     lease = lease_key(found.key.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
     start, token = _peek(pace, ("GETRANGE", found.key, 0, SHOWN_BYTES - 1), ("GET", lease))
+    if start is None:
+        return Value(found=found, why_not=CHANGED), ()
     try:
         if len(start) == SHOWN_BYTES:
             most = settings.max_entry_bytes + HEADER_BYTES + MAX_TAGS * TAG_BYTES
             (stored,) = _peek(pace, ("GETRANGE", found.key, 0, most))
         else:
             stored = start
-        entry = unpack(stored, found.key.decode(), settings.max_entry_bytes)
+        entry = unpack(stored or b"", found.key.decode(), settings.max_entry_bytes)
     except (UnreadableEntry, UnicodeDecodeError):
         value.text = start
         value.why_not = f"the first {SHOWN_BYTES:,} bytes" if len(start) == SHOWN_BYTES else ""
@@ -134,6 +137,8 @@ def _read_elements(pace: Pace, found: Found) -> Value:
         return Value(found=found, why_not=f"more than {MOST_BYTES:,} bytes: too much to look into")
     name, *arguments = _ELEMENTS[kind]
     (reply,) = _peek(pace, (name, found.key, *arguments))
+    if reply is None:
+        return Value(found=found, why_not=CHANGED)
     rows = reply[1] if kind in ("set", "hash") else reply
     if kind in ("hash", "zset"):
         flat = [*_flat(rows)]
@@ -143,9 +148,10 @@ def _read_elements(pace: Pace, found: Found) -> Value:
 
 
 def _peek(pace: Pace, *commands: Any) -> list[Any]:
-    # What became of another type meanwhile is empty.
+    # What is of another type by now is None.
     replies = pace.peek(pack(commands), len(commands))
-    return [b"" if isinstance(reply, Exception) else reply for reply in replies]
+    refuse_refusals(pace.alias, replies)
+    return [None if is_wrong_type(reply) else reply for reply in replies]
 
 
 def _flat(row: Any) -> Iterator[bytes]:

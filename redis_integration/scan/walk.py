@@ -184,9 +184,7 @@ class Walk:
         packed = pack([("GET", tag)]) + b"".join([template % (len(key), key) for key in keys])
         generation, *starts = self.pace.peek(packed, 1 + len(keys))
         # A key of another type holds no entry.
-        odd = [each for each in starts if isinstance(each, Exception) and not _is_wrong_type(each)]
-        if failure := pools.first_failure(self.alias, [generation, *odd]):
-            raise failure
+        refuse_refusals(self.alias, [generation, *starts])
         answers = [isinstance(start, bytes) and is_tagged(start, generation or b"") for start in starts]
         longer = [key for key, answer in zip(keys, answers, strict=True) if answer is None]
         tagged = {*self._tagged(longer, tag, MAX_TAGS)} if longer and most < MAX_TAGS else set()
@@ -198,9 +196,7 @@ class Walk:
         lengths = self.pace.peek(packed, len(known))
         # It may be of another type by now.
         by_key = {each.key: n for each, n in zip(known, lengths, strict=True) if isinstance(n, int)}
-        odd = [each for each in lengths if isinstance(each, Exception) and not _is_wrong_type(each)]
-        if failure := pools.first_failure(self.alias, odd):
-            raise failure
+        refuse_refusals(self.alias, lengths)
         return [found._replace(length=by_key.get(found.key)) for found in page]
 
     def _begin(self, begun_in: str) -> bool:
@@ -259,9 +255,15 @@ def _found(keys: Sequence[bytes], columns: Mapping[str, list[Any]] | None = None
     return [*map(partial(tuple.__new__, Found), zip(keys, *facts, strict=False))]
 
 
-def _is_wrong_type(reply: Exception) -> bool:
-    failure = pools.translate(reply)
-    return failure is not None and failure.kind is Kind.FOREIGN
+def is_wrong_type(reply: Any) -> bool:
+    """Whether a key had another type than was thought: it may have changed since."""
+    return isinstance(reply, Exception) and getattr(pools.translate(reply), "kind", None) is Kind.FOREIGN
+
+
+def refuse_refusals(alias: str, replies: Sequence[Any]) -> None:
+    """Raise the first server error among these replies, as ours, unless it is that a key has another type."""
+    if failure := pools.first_failure(alias, [each for each in replies if not is_wrong_type(each)]):
+        raise failure
 
 
 def _share_of(cursor: int) -> float:

@@ -6,11 +6,15 @@ import asyncio
 
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
+from django.db import OperationalError
 
-from redis_integration import RedisUnavailable, cache_aside, get_redis, scan
-from redis_integration.models import PendingInvalidation
+from redis_integration import RedisUnavailable, cache_aside, get_redis, pools, scan, statements
+from redis_integration.exceptions import Kind
+from redis_integration.models import FallbackEntry, PendingInvalidation
 from redis_integration.scan import Search, Tally, changes
+from redis_integration.tiers import fallback
 from redis_integration.tiers.leases import lease_key
+from redis_integration.tiers.redis import RedisTier
 from tests.scan.answers import answer_scans, calls, delete, fill
 
 
@@ -269,3 +273,112 @@ def test_a_deletion_asks_nothing_that_it_need_not_know(client):
     delete()
 
     assert (calls(client, "scan"), calls(client, "exists"), calls(client, "type")) == (1, 1, 0)
+
+
+# What is not confirmed
+
+
+@pytest.fixture
+def durable(client, settings, scan_server):
+    """The full key of a durable entry: in Redis, and a row."""
+    options = {"URL": scan_server.url, "KEY_PREFIX": "t", "FALLBACK": "durable"}
+    settings.REDIS_INTEGRATION = {"default": options}
+    price = cache_aside(ttl=600, key="durable:{pk}", durable=True)(lambda pk: pk)
+    price(7)
+    assert FallbackEntry.objects.count() == client.dbsize() == 1
+    return price.key_for(7)
+
+
+def fail_queries(monkeypatch, count=10**9):
+    """So many queries of ours fail."""
+    ask, failed = statements.ask, []
+
+    def locked(*arguments, **options):
+        failed.append(None)
+        if len(failed) > count:
+            return ask(*arguments, **options)
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(statements, "ask", locked)
+    monkeypatch.setattr(fallback, "ask", locked)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_that_could_not_be_ended_are_ended_at_a_later_try(durable, client, monkeypatch):
+    """The database was locked for a moment."""
+    fail_queries(monkeypatch, 2)
+
+    assert delete("t:durable:*") == 1
+
+    assert (client.dbsize(), FallbackEntry.objects.count(), PendingInvalidation.objects.count()) == (0, 0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_that_cannot_be_ended_are_no_success(durable, client, monkeypatch, caplog):
+    """Redis has forgotten the key, so that no second run would find it: what is left is told, and named."""
+    tally = Tally()
+    fail_queries(monkeypatch)
+    monkeypatch.setattr(changes, "PAUSES", (0.01,))
+
+    with pytest.raises(RedisUnavailable, match="by the database, which may have rows"):
+        sum(changes.delete("default", Search(pattern="t:durable:*"), tally))
+
+    assert (tally.keys, tally.in_doubt, tally.is_journalled) == (0, 1, False)
+    assert any(durable in record.message and record.levelname == "CRITICAL" for record in caplog.records)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_interrupt_leaves_what_is_not_confirmed_in_the_journal(durable, client, monkeypatch):
+    """The process ends with it, and Redis has forgotten the key."""
+    unlink = RedisTier.unlink
+
+    def interrupted(tier, names):
+        yield from unlink(tier, names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RedisTier, "unlink", interrupted)
+    tally = Tally()
+    with pytest.raises(KeyboardInterrupt):
+        sum(changes.delete("default", Search(pattern="t:durable:*"), tally))
+
+    assert client.dbsize() == 0
+    assert [*PendingInvalidation.objects.values_list("name", flat=True)] == [durable]
+    assert (tally.in_doubt, tally.is_journalled) == (1, True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_may_not_end_leases_deletes_nothing(client, settings, scan_server):
+    """And is told so before."""
+    fill(client, "t:a", "t:b")
+    client.acl_setuser("ops", enabled=True, passwords=["+x"], keys=["t:*"], commands=["+@all"])
+    settings.REDIS_INTEGRATION = {
+        "default": {"URL": scan_server.url, "KEY_PREFIX": "t", "USERNAME": "ops", "PASSWORD": "x"}
+    }
+    try:
+        with pytest.raises(RedisUnavailable, match="(?i)permission|not allowed|ACL"):
+            delete()
+    finally:
+        client.acl_deluser("ops")
+
+    assert client.dbsize() == 2
+    assert not PendingInvalidation.objects.exists()
+
+
+def test_a_time_that_is_over_before_it_is_sent_again_counts(client, monkeypatch):
+    """Its reply was lost: the limit holds."""
+    fill(client, *(f"t:{number}" for number in range(600)))
+    exchange, heard = pools.exchange_packed, []
+
+    def deaf(alias, packed, count, more=None, **options):
+        replies = exchange(alias, packed, count, more, **options)
+        if b"PEXPIRE" in packed and count > 1 and not heard:
+            heard.append(count)
+            raise RedisUnavailable("No answer in time.", kind=Kind.SLOW)
+        return replies
+
+    monkeypatch.setattr(pools, "exchange_packed", deaf)
+
+    assert sum(scan.expire("default", Search(pattern="t:*", limit=300), Tally(), 0.001)) == 300
+
+    assert heard
+    assert len([*client.scan_iter(count=1000)]) == 300

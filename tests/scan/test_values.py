@@ -8,7 +8,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import RequestFactory
 
-from redis_integration import cache_aside, cache_aside_view, invalidate, scan
+from redis_integration import RedisUnavailable, cache_aside, cache_aside_view, invalidate, scan
 from redis_integration.entries import unpack
 from redis_integration.scan import Search, Tally, read_values
 from redis_integration.scan import values as values_module
@@ -209,3 +209,27 @@ def test_what_is_gone_or_of_another_type_by_now_is_empty(client):
     client.hset("t:b", "a", 1)
 
     assert [value.text for value in read_values("default", found)] == [b"", b""]
+
+
+@pytest.mark.parametrize("kind", ["string", "list", "set", "zset", "hash", "stream"])
+def test_a_key_whose_type_has_changed_meanwhile_is_told(client, kind):
+    """It was a traceback, or looked empty."""
+    client.rpush("t:a", "x") if kind != "list" else client.set("t:a", "x")
+
+    (value,) = scan.read_values("default", [scan.Found(b"t:a", kind, None, 64)])
+
+    assert (value.text, value.why_not) == (b"", "its type has changed meanwhile")
+
+
+def test_a_refusal_to_read_is_no_empty_value(client, settings, scan_server):
+    """Who may not read it is told so."""
+    client.sadd("t:a", "x")
+    client.acl_setuser("ops", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-sscan"])
+    settings.REDIS_INTEGRATION = {
+        "default": {"URL": scan_server.url, "KEY_PREFIX": "t", "USERNAME": "ops", "PASSWORD": "x"}
+    }
+    try:
+        with pytest.raises(RedisUnavailable):
+            scan.read_values("default", [scan.Found(b"t:a", "set", None, 64)])
+    finally:
+        client.acl_deluser("ops")

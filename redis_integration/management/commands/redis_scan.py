@@ -13,11 +13,18 @@ from django.core.management.base import CommandError, CommandParser
 
 from redis_integration import scan
 from redis_integration.conf import get_settings
-from redis_integration.exceptions import RedisUnavailable
+from redis_integration.exceptions import RedisIntegrationError
 from redis_integration.management.console import ConsoleCommand, Progress
 from redis_integration.management.listings import Branches, Listing, Rehearsal, Table, Top, Values
 from redis_integration.management.records import Csv, Json, Keys
-from redis_integration.management.scan_options import MOST_SHOWN, add_options, change_of, is_broad, read_search
+from redis_integration.management.scan_options import (
+    MOST_SHOWN,
+    MOST_VALUES,
+    add_options,
+    change_of,
+    is_broad,
+    read_search,
+)
 from redis_integration.text import Sheet, duration, escape_for_print, size
 
 # What is said of keys before a change and after it; {} is the time that they are given.
@@ -58,9 +65,11 @@ class Command(ConsoleCommand):
         except KeyboardInterrupt:
             self._conclude(listing, "Stopped: ")
             sys.exit(130)
-        except RedisUnavailable:
+        except RedisIntegrationError:
             if self.tally.cursor:
                 self._conclude(listing, "Stopped: ")
+            elif listing and options["format"] == "json":
+                listing.end(self.tally)  # a document all the same
             raise
         self._conclude(listing)
 
@@ -100,7 +109,8 @@ class Command(ConsoleCommand):
             as_json = listing if isinstance(listing, Json) else None
             listing = Values(write, sheet, partial(scan.read_values, alias), as_json)
         if options["sort"] or options["top"]:
-            listing = Top(listing, options["top"] or MOST_SHOWN, options["sort"] or "bytes")
+            most = MOST_VALUES if options["value"] else MOST_SHOWN
+            listing = Top(listing, options["top"] or most, options["sort"] or "bytes")
         return listing
 
     def _write_raw(self, text: str) -> None:
@@ -171,7 +181,6 @@ class Command(ConsoleCommand):
             summary += " No entry has this tag now."
         if tally.in_doubt:
             summary += f" {tally.in_doubt:,} more may be: Redis did not answer."
-            settings = get_settings(self.options["alias"])
-            if self.change == "delete" and settings.journal and settings.database:
+            if self.change == "delete" and tally.is_journalled:
                 summary += " The journal repeats what may be an entry."
         return summary
