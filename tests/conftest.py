@@ -11,7 +11,7 @@ from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 
 from demo_project.server import start_server
-from redis_integration import close_pools, journal
+from redis_integration import close_pools, flights, journal
 from redis_integration.tiers import fallback as fallback_tier
 from redis_integration.tiers import redis as redis_tier
 from redis_integration.watch import watch
@@ -93,9 +93,10 @@ def close_databases():
 
 @pytest.fixture(autouse=True)
 def forget_redis():
-    """No test leaves a connection, an open breaker or a pending name to the next."""
+    """No test leaves a connection, an open breaker, a pending name or a landed flight to the next."""
     yield
     watch.stop()
+    flights._flights.clear()
     close_pools()
     redis_tier.start_afresh()
     journal._journals.clear()
