@@ -22,6 +22,8 @@ import pytest
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
+from django.db.models import Model
+from django.db.models.expressions import Col
 
 START_TIMEOUT = 30.0  # seconds; a start takes 0.6
 STOP_TIMEOUT = 10.0  # seconds from SIGINT to SIGQUIT; a stop takes 0.02
@@ -300,3 +302,13 @@ def added_databases(databases: dict[str, dict[str, Any]]) -> Iterator[None]:
             with contextlib.suppress(AttributeError):
                 del connections[alias]
             del connections.settings[alias]
+
+
+def hide_table(monkeypatch: pytest.MonkeyPatch, model: type[Model]) -> None:
+    """The table of a model is not there until the patch is undone.
+
+    A field keeps the column that it was first asked for with the table's name in it: asked for now, it would keep this one.
+    """
+    for field in model._meta.fields:
+        monkeypatch.setattr(field, "cached_col", Col("nowhere", field))
+    monkeypatch.setattr(model._meta, "db_table", "nowhere")

@@ -21,6 +21,7 @@ from redis_integration.policy import Redis
 from redis_integration.recovery import drain, recover
 from redis_integration.recovery import state as state_of
 from redis_integration.tiers.redis import RedisTier, get_redis_tier
+from tests.databases import hide_table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -332,16 +333,11 @@ def test_rows_are_written_in_batches(deaf, prefix, django_assert_num_queries):
         invalidate(keys=[f"{prefix}:{number}" for number in range(2 * BATCH + 1)])
 
 
-def break_table(monkeypatch):
-    """The journal's table is not there."""
-    monkeypatch.setattr(PendingInvalidation._meta, "db_table", "nowhere")
-
-
 def test_journal_that_cannot_be_written_is_critical_and_names_the_keys(deaf, tier, prefix, caplog):
     """Once; the watch tries again, and the name stays pending."""
     caplog.set_level(logging.WARNING, "redis_integration")
     with pytest.MonkeyPatch.context() as context:
-        break_table(context)
+        hide_table(context, PendingInvalidation)
         invalidate(keys=[f"{prefix}:a"])
         tier.journal.write()
     told = [(record.levelname, record.message) for record in caplog.records if "journal" in record.message]
@@ -356,7 +352,7 @@ def test_journal_that_cannot_be_written_is_critical_and_names_the_keys(deaf, tie
 def test_all_that_cannot_be_written_is_named(deaf, tier, prefix, caplog, monkeypatch):
     """Not only what one statement would have written."""
     names = {f"{prefix}:{number}" for number in range(2 * BATCH + 1)}
-    break_table(monkeypatch)
+    hide_table(monkeypatch, PendingInvalidation)
 
     invalidate(keys=names)
 
@@ -370,7 +366,7 @@ def test_name_takes_up_its_place_once_while_the_database_is_away_too(deaf, tier,
     caplog.set_level(logging.CRITICAL, "redis_integration")
     names = [f"{prefix}:{number}" for number in range(2 * BATCH)]
     with pytest.MonkeyPatch.context() as context:
-        break_table(context)
+        hide_table(context, PendingInvalidation)
         for _ in range(5):
             invalidate(keys=names)
 
@@ -399,7 +395,7 @@ def test_more_than_a_process_names_one_by_one_bypasses_redis_whole_while_the_dat
 ):
     """Until they are sent. None is forgotten: nobody else knows them."""
     names = [f"{prefix}:{number}" for number in range(MOST + 1)]
-    break_table(monkeypatch)
+    hide_table(monkeypatch, PendingInvalidation)
     invalidate(keys=names[1:])
     assert state(tier, names[0]) is Redis.UP
 
@@ -480,7 +476,7 @@ def test_lost_connection_is_no_reason_to_believe_redis(tier, elsewhere, prefix, 
 
 def test_poll_that_fails_is_logged_once_and_redis_is_believed(tier, prefix, caplog, monkeypatch):
     """A site does not stand still because a table is missing."""
-    break_table(monkeypatch)
+    hide_table(monkeypatch, PendingInvalidation)
     tier.breaker.open("gone")
     run(recover(tier))
     run(recover(tier))
@@ -535,7 +531,7 @@ def test_forked_child_keeps_what_is_pending_and_polls_anew(tier, prefix, monkeyp
 def test_without_a_journal_only_this_process_knows(deaf, tier, prefix, options):
     """It asks no table, and repeats what it knows."""
     with pytest.MonkeyPatch.context() as context:
-        break_table(context)
+        hide_table(context, PendingInvalidation)
         invalidate(keys=[f"{prefix}:a"])
         tier.journal.poll()
     assert state(tier, f"{prefix}:a") is Redis.SHY
@@ -640,7 +636,7 @@ def test_always_refuses_a_transaction_on_another_database(tier, prefix, options,
 @always
 def test_always_raises_in_the_transaction_where_the_row_cannot_be_written(tier, prefix, options, monkeypatch):
     """So that the data are not committed either."""
-    break_table(monkeypatch)
+    hide_table(monkeypatch, PendingInvalidation)
 
     with pytest.raises(JournalUnavailable, match=f"{prefix}:a"), transaction.atomic():
         invalidate(keys=[f"{prefix}:a"])
@@ -650,7 +646,7 @@ def test_always_raises_in_the_transaction_where_the_row_cannot_be_written(tier, 
 def test_always_outside_a_transaction_is_sent_all_the_same(tier, prefix, options, monkeypatch, request):
     """The data are committed already; it raises only where Redis did not confirm either."""
     get_redis().set(f"{prefix}:a", "old", ex=60)
-    break_table(monkeypatch)
+    hide_table(monkeypatch, PendingInvalidation)
     invalidate(keys=[f"{prefix}:a"])
     assert get_redis().get(f"{prefix}:a") is None
 

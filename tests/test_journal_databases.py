@@ -17,7 +17,7 @@ from redis_integration.models import PendingInvalidation
 from redis_integration.recovery import recover
 from redis_integration.tiers.redis import RedisTier, get_redis_tier
 from tests.conftest import PATIENT
-from tests.databases import added_databases, isolation_levels
+from tests.databases import added_databases, hide_table, isolation_levels
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -259,7 +259,7 @@ def test_always_raises_in_the_transaction_where_the_row_cannot_be_written(
     """The data are not committed either."""
     with pytest.raises(JournalUnavailable, match=f"{prefix}:b"), transaction.atomic(using=database):
         PendingInvalidation.objects.using(database).create(id="data", alias="theirs", name="data")
-        monkeypatch.setattr(PendingInvalidation._meta, "db_table", "nowhere")
+        hide_table(monkeypatch, PendingInvalidation)
         invalidate(keys=[f"{prefix}:b"])
     monkeypatch.undo()
 
