@@ -6,6 +6,7 @@ After a timeout it is not known whether they have arrived; they are sent again, 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,9 @@ MINUTES = 60  # that can be asked for
 KEPT = 3_900_000  # milliseconds that a minute's hash is kept
 BATCH = 500  # commands in one exchange
 WORKER, ERROR = "worker", "error"
+ANSWERS = ("redis", "stale", "fallback", "joined", "computed")  # who answered
+RATES = {"commands_per_second": "total_commands_processed", "evictions_per_second": "evicted_keys"}
+_SERVER = re.compile(rb"^(total_commands_processed|evicted_keys|connected_clients):(\d+)", re.MULTILINE)
 
 _due: dict[RedisSettings, float] = {}
 
@@ -47,7 +51,7 @@ class Line:
 
     @property
     def calls(self) -> int:
-        return self.redis + self.stale + self.fallback + self.joined + self.computed
+        return sum(getattr(self, answer) for answer in ANSWERS)
 
     @property
     def hit_ratio(self) -> float | None:
@@ -107,10 +111,47 @@ def read(alias: str = "default", *, minutes: int = 10) -> Stats:
 def read_minutes(alias: str, minutes: Sequence[int]) -> dict[int, dict[tuple[str, str], int]]:
     """Of each minute its counts, by field and name. One round trip. Raises RedisUnavailable."""
     replies, _ = pools.exchange(alias, [("HGETALL", _key(alias, minute)) for minute in minutes])
-    failure = pools.first_failure(alias, replies)
-    if failure is not None:
+    if failure := pools.first_failure(alias, replies):
         raise failure
     return {minute: _counts(reply) for minute, reply in zip(minutes, replies, strict=True)}
+
+
+class Look:
+    """One look at the counts of all workers and at the server; what differs from the look before is a rate. Two round trips.
+
+    `failure` says why there is nothing to see.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.at, self.clock, self.failure = monotonic(), time(), ""
+        self._counts: dict[int, Counter[str]] = {}
+        self._server: dict[str, int] = {}
+        last = int(self.clock // 60)
+        try:
+            for minute, found in read_minutes(alias, range(last - 2, last + 1)).items():
+                self._counts[minute] = Counter()
+                for (field, _), count in found.items():
+                    self._counts[minute][field] += count
+            [info], _ = pools.exchange(alias, [("INFO",)])
+        except RedisUnavailable as failure:
+            self.failure = str(failure)
+        else:  # without +info the counts of the workers are shown all the same
+            known = _SERVER.findall(info) if isinstance(info, bytes) else ()
+            self._server = {name.decode(): int(count) for name, count in known}
+
+    def since(self, before: Look | None) -> dict[str, Any]:
+        """Rates since then, and how many calls were published, by who answered; None for what is not known."""
+        found: dict[str, Any] = dict.fromkeys((*RATES, *ANSWERS))
+        found |= {"time": self.clock, "clients": self._server.get("connected_clients"), "failure": self.failure or None}
+        if before is None or self.failure:
+            return found
+        for name, counted in RATES.items():
+            if counted in self._server and counted in before._server:
+                found[name] = max(0, self._server[counted] - before._server[counted]) / (self.at - before.at)
+        news: Counter[str] = Counter()
+        for minute, counts in self._counts.items():
+            news.update(counts - before._counts.get(minute, Counter()))
+        return found | {answer: news[answer] for answer in ANSWERS}
 
 
 def _counts(reply: Any) -> dict[tuple[str, str], int]:

@@ -92,6 +92,14 @@ def argument(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return typed
 
 
+def pause(text: str) -> float:
+    """Seconds between two looks, as the type of an argument."""
+    seconds = float(text)
+    if not 1 <= seconds <= 86_400:
+        raise ValueError
+    return seconds
+
+
 def import_path(path: str) -> Any:
     """What is imported from this path, attributes of attributes too. Raises CommandError."""
     parts = path.split(".")

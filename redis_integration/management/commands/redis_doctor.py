@@ -17,7 +17,7 @@ from redis_integration.conf import get_aliases
 from redis_integration.doctor import Report
 from redis_integration.doctor.readings import SAMPLE
 from redis_integration.doctor.rules import RULES
-from redis_integration.management.console import ConsoleCommand
+from redis_integration.management.console import ConsoleCommand, pause
 from redis_integration.text import duration
 
 LEVELS = {"CRITICAL": CRITICAL, "ERROR": ERROR, "WARNING": WARNING, "INFO": INFO, "DEBUG": DEBUG}
@@ -38,7 +38,7 @@ class Command(ConsoleCommand):
         add("--tag", action="append", choices=doctor.TAGS, default=[], help="only rules of this area; may be repeated")
         add("--fail-level", choices=LEVELS, default="ERROR", help="exit with 1 from this level on; default ERROR")
         add("--format", choices=["text", "json"], default="text", help="json: one document on one line")
-        add("--watch", type=_seconds, metavar="SECONDS", help="look again and again; then say what came and what went")
+        add("--watch", type=pause, metavar="SECONDS", help="look again and again; then say what came and what went")
         add("--explain", metavar="ID", help="what a rule looks at and why, such as D202; looks at nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -189,10 +189,3 @@ def _count(text: str) -> int:
     if count < 0:
         raise ValueError
     return count
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 86_400:
-        raise ValueError
-    return seconds

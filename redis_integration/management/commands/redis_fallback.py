@@ -13,8 +13,9 @@ from redis_integration import pruning, recovery
 from redis_integration.conf import RedisSettings, get_settings
 from redis_integration.exceptions import FallbackUnavailable, RedisUnavailable
 from redis_integration.management.console import ConsoleCommand
-from redis_integration.text import size
+from redis_integration.text import duration, size
 
+MILLISECOND = timedelta(milliseconds=1)
 ACTIONS = {
     "status": "what the fallback tier and the journal hold",
     "drain": "repeat the invalidations that Redis did not confirm",
@@ -72,7 +73,8 @@ def _status(alias: str, settings: RedisSettings) -> Iterator[str]:
         yield f"  journal  {journal.rows:>10,}   invalidations of {journal.names:,} names that Redis has not confirmed"
         if journal.first:
             yield f"           {'age':>10}   {'tries':>5}   name"
-            yield from (f"           {_age(row.age):>10}   {row.tries:>5,}   {row.name}" for row in journal.first)
+            for row in journal.first:
+                yield f"           {duration(row.age / MILLISECOND):>10}   {row.tries:>5,}   {row.name}"
         if (more := journal.rows - len(journal.first)) > 0:
             yield f"           and {more:,} younger ones"
 
@@ -94,8 +96,3 @@ def _prune(alias: str, dry_run: bool) -> str:
         f"{lead}{gone.expired:,} expired rows, {gone.tags:,} expired tags, {gone.excess:,} rows above "
         f"FALLBACK_ENTRIES ({most:,})."
     )
-
-
-def _age(age: timedelta) -> str:
-    seconds = int(age.total_seconds())
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from redis_integration import pools, stats
+from redis_integration import stats
 from redis_integration.conf import get_aliases, get_settings
 from redis_integration.exceptions import RedisUnavailable
-from redis_integration.management.console import ConsoleCommand
-from redis_integration.stats import Line, Stats
+from redis_integration.management.console import ConsoleCommand, pause
+from redis_integration.stats import ANSWERS, Line, Stats
 from redis_integration.text import Column, duration
 
 AWAY = (
@@ -32,7 +32,6 @@ COLUMNS = [
     Column("SAVED", 6, ">"),
     Column("FUNCTION", stretch=True),
 ]
-ANSWERS = ("redis", "stale", "fallback", "joined", "computed")
 # In 80 columns.
 RATES = [
     Column("TIME", 8),
@@ -54,9 +53,7 @@ class Command(ConsoleCommand):
             help=f"this minute and those before it; default 10, at most {stats.MINUTES}",
         )
         add("--format", choices=["table", "json"], default="table", help="json: one document on one line")
-        add(
-            "--watch", type=_seconds, metavar="SECONDS", help="a line each so many seconds, with the server's own rates"
-        )
+        add("--watch", type=pause, metavar="SECONDS", help="a line each so many seconds, with the server's own rates")
 
     def handle(self, *args: Any, **options: Any) -> None:
         aliases = [options["alias"]] if options["alias"] else get_aliases()
@@ -76,13 +73,9 @@ class Command(ConsoleCommand):
                 self._show(each)
 
     def _show(self, found: Stats) -> None:
-        address = get_settings(found.alias).address
-        minutes = found.last - found.first + 1
-        self.stdout.write(
-            self.style.MIGRATE_HEADING(
-                f"{found.alias}: {address}, the last {minutes} minutes of {found.workers:,} worker{'' if found.workers == 1 else 's'}"
-            )
-        )
+        lead, minutes = f"{found.alias}: {get_settings(found.alias).address}", found.last - found.first + 1
+        workers = f"{found.workers:,} worker{'' if found.workers == 1 else 's'}"
+        self.stdout.write(self.style.MIGRATE_HEADING(f"{lead}, the last {minutes} minutes of {workers}"))
         lines = [*found.lines, found.total] if len(found.lines) > 1 else found.lines
         for text in self.sheet.table(COLUMNS, [_row(line) for line in lines]):
             self.stdout.write(text)
@@ -92,9 +85,9 @@ class Command(ConsoleCommand):
     def _watch(self, alias: str, seconds: float, *, is_json: bool) -> None:
         if not is_json:
             self.stdout.write(self.sheet.heading(RATES))
-        before: Look | None = None
+        before: stats.Look | None = None
         while True:
-            now = Look(alias)
+            now = stats.Look(alias)
             if is_json:
                 self.stdout.write(json.dumps(now.since(before)))
             else:
@@ -105,58 +98,6 @@ class Command(ConsoleCommand):
             # What an outage hides is not taken for a rate of none.
             before = before if now.failure else now
             time.sleep(seconds)
-
-
-class Look:
-    """One look at the counts of all workers and at the server; what differs from the look before is a rate."""
-
-    def __init__(self, alias: str) -> None:
-        self.at, self.clock = time.monotonic(), time.time()
-        self.failure = ""
-        self.counts: dict[int, Counter[str]] = {}
-        self.server: dict[str, Any] = {}
-        last = int(self.clock // 60)
-        try:
-            for minute, found in stats.read_minutes(alias, range(last - 2, last + 1)).items():
-                self.counts[minute] = Counter()
-                for (field, _), count in found.items():
-                    self.counts[minute][field] += count
-            self.server = _ask_server(alias)
-        except RedisUnavailable as failure:
-            self.failure = str(failure)
-
-    def since(self, before: Look | None) -> dict[str, Any]:
-        """Rates since then, and how many calls were published, by who answered; None for what is not known."""
-        found: dict[str, Any] = dict.fromkeys(("commands_per_second", "evictions_per_second", *ANSWERS))
-        found |= {"time": self.clock, "clients": self.server.get("connected_clients"), "failure": self.failure or None}
-        if before is None or self.failure:
-            return found
-        seconds = self.at - before.at
-        for name, counted in (
-            ("commands_per_second", "total_commands_processed"),
-            ("evictions_per_second", "evicted_keys"),
-        ):
-            if counted in self.server and counted in before.server:
-                found[name] = max(0, self.server[counted] - before.server[counted]) / seconds
-        news: Counter[str] = Counter()
-        for minute, counts in self.counts.items():
-            news.update(counts - before.counts.get(minute, Counter()))
-        return found | {answer: news[answer] for answer in ANSWERS}
-
-
-def _ask_server(alias: str) -> dict[str, Any]:
-    # Without +info the counts of the workers are shown all the same.
-    with pools.get_redis(alias).pipeline(transaction=False) as pipeline:
-        try:
-            for section in ("stats", "clients"):
-                pipeline.info(section)
-            replies = pipeline.execute(raise_on_error=False)
-        except Exception as error:
-            failure = pools.translate(error, get_settings(alias).address)
-            if failure is None:
-                raise
-            raise failure from error
-    return {name: value for reply in replies if isinstance(reply, dict) for name, value in reply.items()}
 
 
 def _row(line: Line) -> list[str]:
@@ -195,16 +136,11 @@ def _remarks(found: Stats) -> Iterator[str]:
 
 def _gaps(found: Stats) -> str:
     """The silent minutes between others, as times of the day."""
-    spoken = sorted({*range(found.first, found.last + 1)} - {*found.silent})
-    gaps: list[list[int]] = []
-    for minute in found.silent:
-        if not spoken or not spoken[0] < minute < spoken[-1]:
-            continue
-        if gaps and gaps[-1][-1] == minute - 1:
-            gaps[-1].append(minute)
-        else:
-            gaps.append([minute])
-    return ", ".join(_clock(gap[0]) if len(gap) == 1 else f"{_clock(gap[0])} to {_clock(gap[-1])}" for gap in gaps)
+    spoken = {*range(found.first, found.last + 1)} - {*found.silent}
+    between = [minute for minute in found.silent if spoken and min(spoken) < minute < max(spoken)]
+    # What follows one another is as far from its place in the list.
+    runs = [[minute for _, minute in run] for _, run in groupby(enumerate(between), lambda each: each[1] - each[0])]
+    return ", ".join(" to ".join(map(_clock, dict.fromkeys((run[0], run[-1])))) for run in runs)
 
 
 def _clock(minute: int) -> str:
@@ -214,10 +150,9 @@ def _clock(minute: int) -> str:
 def _rates(rates: dict[str, Any]) -> list[str]:
     answers = [rates[answer] for answer in ANSWERS]
     calls = sum(filter(None, answers))
-    known = ("commands_per_second", "evictions_per_second")
     return [
         time.strftime("%H:%M:%S", time.localtime(rates["time"])),
-        *("-" if rates[name] is None else f"{rates[name]:,.0f}" for name in known),
+        *("-" if rates[name] is None else f"{rates[name]:,.0f}" for name in stats.RATES),
         "-" if answers[0] is None else f"{calls:,}",
         *("-" if not calls else _share(answer or 0, calls) for answer in answers),
     ]
@@ -233,10 +168,3 @@ def _document(found: Stats) -> dict[str, Any]:
         "errors": found.errors,
         "silent_minutes": [minute * 60 for minute in found.silent],
     }
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 86_400:
-        raise ValueError
-    return seconds
