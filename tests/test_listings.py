@@ -153,6 +153,14 @@ def test_csv_has_a_heading_and_plain_numbers(printed):
     assert printed() == "key,type,ttl_ms,bytes\nshop:leaderboard,zset,,16106544\nshop:product:1,string,299500,612\n"
 
 
+@pytest.mark.parametrize("first", "=+-@")
+def test_no_key_in_csv_is_a_formula(printed, first):
+    """A spreadsheet takes it for one by its first letter."""
+    Csv(printed.append, Sheet(Stream()), []).add([Found(f"{first}1+1".encode()), Found(b""), Found(b"a=1")])
+
+    assert printed() == f'key\n\\x{ord(first):02x}1+1\n""\na=1\n'
+
+
 def test_raw_names_end_with_a_nul(printed):
     """For xargs -0: their bytes as they are."""
     Keys(printed.append, Sheet(Stream("ascii")), is_raw=True).add(hostile()[:2])
@@ -258,7 +266,9 @@ VALUE = Value(
     text=b'{"name":"\x1b[31m"}',
     why_not="the first 4,096 bytes",
 )
-FOREIGN = Value(found=Found(b"shop:\n", "list", None, 100), text=b"1\n\xff\x07", why_not="at most 10 elements")
+FOREIGN = Value(
+    found=Found(b"shop:\n", "list", None, 100), elements=(b"1", b"\n\xff\x07"), why_not="at most 10 elements"
+)
 
 
 def test_a_value_is_a_block(printed):
@@ -280,7 +290,7 @@ def test_a_value_is_a_block(printed):
         "shop:\\x0a\n"
         "  type     list, 100 B of memory, never expires\n"
         "  value    1\n"
-        "  value    \\xff\\x07\n"
+        "  value    \\x0a\\xff\\x07\n"
         "           (at most 10 elements)\n"
     )
 
@@ -298,7 +308,7 @@ def test_values_as_json(printed):
         "type": "list",
         "ttl_ms": None,
         "bytes": 100,
-        "value_b64": "MQr/Bw==",
+        "elements": [{"value": "1"}, {"value_b64": "Cv8H"}],
         "why_not": "at most 10 elements",
     }
 

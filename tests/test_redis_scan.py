@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -226,6 +227,33 @@ def test_expire_and_persist_are_dry_runs_too(client):
     assert (before, 590 < after <= 600, client.ttl("t:page:1")) == (-1, True, -1)
 
 
+def test_a_dry_run_of_persist_counts_what_expires(client):
+    """The others would stay as they are."""
+    fill(client, "t:page:1")
+    client.set("t:page:2", "x", ex=600)
+
+    stdout, _ = run("t:page:*", "--persist")
+
+    assert re.search("^1 key would be kept for ever, ", stdout, re.M)
+
+
+@pytest.mark.parametrize(("pages", "limit", "rest"), [((1,), "4", " --at-most 3"), ((2, 2), "4", ""), ((1,), None, "")])
+def test_the_rest_of_a_limited_deletion_is_not_the_whole_again(client, monkeypatch, pages, limit, rest):
+    """Who stopped after one of four is told how to delete three; who has deleted four, how to delete the next four."""
+    names = [f"t:page:{number}".encode() for number in range(10)]
+    fill(client, *names)
+    left = iter(names)
+    answer_scans(monkeypatch, *([next(left) for _ in range(count)] for count in pages), KeyboardInterrupt())
+    stdout = io.StringIO()
+
+    with contextlib.suppress(SystemExit):
+        run("t:page:*", "--delete", "--yes", *(["--at-most", limit] if limit else []), stdout=stdout)
+
+    told = re.search(r"The rest, from here: the same command with --cursor \S+-[0-9a-f]{8}(.*)\.", stdout.getvalue())
+    assert told[1] == rest
+    assert client.dbsize() == 10 - sum(pages)
+
+
 def test_filters_reach_the_search(client):
     """Each option by its name."""
     client.set("t:large", "x" * 10_000)
@@ -328,6 +356,17 @@ def test_json_is_a_document_also_after_an_interrupt(client, monkeypatch):
     assert document["cursor"].startswith("1-")
 
 
+@pytest.mark.parametrize(("form", "is_drawn"), [("json", False), ("table", True)])
+def test_no_progress_is_drawn_over_what_is_printed(client, form, is_drawn):
+    """The beginning of a document stands on the line that it would take."""
+    fill(client, "t:a")
+    stdout, stderr = Terminal(), Terminal()
+
+    call_command("redis_scan", "--value", "--format", form, stdout=stdout, stderr=stderr)
+
+    assert ("\x1b[K" in stderr.getvalue()) is is_drawn
+
+
 def test_a_walk_goes_on_from_the_cursor_it_printed(client):
     """--max-seconds stops it, --cursor takes it up; together they find all."""
     names = {f"t:{number}" for number in range(2_000)}
@@ -387,6 +426,7 @@ def test_everything_deletes_the_whole_prefix(client):
         (["t:a", "--yes"], "belong to --delete, --expire or --persist. Add one"),
         (["t:a", "--everything"], "belong to --delete, --expire or --persist. Add one"),
         (["t:a", "--delete", "--expire", "5"], "Choose one of --delete, --expire and --persist"),
+        (["t:a", "--persist", "--no-ttl"], "A key that never expires has no time to live"),
         (["t:a", "--delete", "--top", "5"], "--delete shows no --top. Look first"),
         (["t:a", "--persist", "--format", "json"], "--persist shows no --format"),
         (["--tree", "--sort", "ttl"], "--tree sorts by bytes and shows no keys"),
@@ -525,7 +565,7 @@ def test_an_unanswered_batch_is_told(client, monkeypatch):
 
     assert stdout.getvalue().startswith("Stopped: 0 keys deleted; ")
     assert stdout.getvalue().endswith(
-        " s. 2 more may be: Redis did not answer. The journal repeats what may be an entry.\n"
+        " s. 2 more may be: that was not confirmed. The journal repeats what may be an entry.\n"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from redis_integration.management.records import FIELDS, SCHEMA, Json, Write, so_far, text_or_base64
 from redis_integration.scan.search import Found, Tally
-from redis_integration.scan.tree import ANY, Branch, Tree
+from redis_integration.scan.tree import ANY, MOST_BRANCHES, Branch, Tree
 from redis_integration.scan.values import Value
 from redis_integration.text import Column, Sheet, duration, size
 
@@ -127,8 +127,9 @@ def _lines(value: Value) -> list[tuple[str, str | bytes]]:
         ]
         lines += [("tag", tag) for tag in value.tags]
         lines += [("revoked", value.revoked)] * bool(value.revoked) + [("lease", value.lease)] * bool(value.lease)
+    lines += [("value", element) for element in value.elements]
     if value.text or not value.why_not:
-        lines += [("value", line) for line in value.text.split(b"\n")] if not value.codec else [("value", value.text)]
+        lines.append(("value", value.text))
     return lines + [("", f"({value.why_not})")] * bool(value.why_not)
 
 
@@ -158,24 +159,23 @@ class Branches:
 
     def _grow(self, rows: list[list[str | bytes]], branch: Branch, indent: str | None) -> None:
         branches = branch.largest()
-        hidden = branches[self._most :]
+        hidden, is_full = branches[self._most :], len(branches) > MOST_BRANCHES
         for at, (name, each) in enumerate(branches[: self._most]):
             is_last = at == len(branches) - 1
             lead = "" if indent is None else indent + self._sheet.pick(*(("└ ", "` ") if is_last else ("├ ", "| ")))
-            label = b"(no namespace)" if indent is None and name == ANY else name
+            label = name if indent is not None or name != ANY else b"(all others)" if is_full else b"(no namespace)"
             is_twig = each.branches.keys() <= {ANY}
             if is_twig and name.endswith(self._tree.separator):
                 label += ANY
-            note = "" if indent is not None or self._tree.is_ours(name) else "  not ours"
+            note = "" if indent is not None or each.ours == each.keys else f"  {'partly' if each.ours else 'not'} ours"
             rows.append(self._row(lead.encode() + label, each, note))
             below = "" if indent is None else indent + ("  " if is_last else self._sheet.pick("│ ", "| "))
             if not is_twig:
                 self._grow(rows, each, below)
         if hidden:
             rest = Branch()
-            rest.keys = sum(each.keys for _, each in hidden)
-            rest.bytes = sum(each.bytes for _, each in hidden)
-            rest.never = sum(each.never for _, each in hidden)
+            for count in ("keys", "bytes", "never"):
+                setattr(rest, count, sum(getattr(each, count) for _, each in hidden))
             lead = "" if indent is None else indent + self._sheet.pick("└ ", "` ")
             rows.append(self._row(f"{lead}{len(hidden):,} more".encode(), rest, ""))
 

@@ -36,7 +36,10 @@ class Keys:
 
 
 class Csv:
-    """A heading, then a line for each key, which is escaped as in a table. Numbers as in JSON; what never expires is empty."""
+    """A heading, then a line for each key, which is escaped as in a table. Numbers as in JSON; what never expires is empty.
+
+    The first letter of a key is escaped where it would make a formula of it in a spreadsheet.
+    """
 
     def __init__(self, write: Write, sheet: Sheet, facts: Collection[str]) -> None:
         self._write, self._sheet = write, sheet
@@ -44,7 +47,11 @@ class Csv:
         self._lines([["key", *self._fields]])
 
     def add(self, page: Sequence[Found]) -> None:
-        self._lines([self._sheet.show(found.key), *(getattr(found, field) for field in self._fields)] for found in page)
+        self._lines([self._name(found.key), *(getattr(found, field) for field in self._fields)] for found in page)
+
+    def _name(self, key: bytes) -> str:
+        shown = self._sheet.show(key)
+        return f"\\x{key[0]:02x}{shown[1:]}" if key[:1] in b"=+-@" and key else shown
 
     def _lines(self, rows: Iterable[Sequence[Any]]) -> None:
         written = io.StringIO()
@@ -98,7 +105,8 @@ def so_far(tally: Tally) -> dict[str, Any]:
 def _about(value: Value) -> dict[str, Any]:
     names = ("codec", "compressed", "payload_bytes", "age", "took", "fresh_for", "revoked", "tags", "lease")
     known = {name: getattr(value, name) for name in names if value.codec}
-    return {**known, **text_or_base64("value", value.text), "why_not": value.why_not}
+    text = {"elements": [text_or_base64("value", element) for element in value.elements]}
+    return {**known, **(text if value.elements else text_or_base64("value", value.text)), "why_not": value.why_not}
 
 
 def text_or_base64(name: str, content: bytes) -> dict[str, str]:

@@ -107,6 +107,9 @@ def read_search(options: Options) -> scan.Search:
         import_path(options["owner"])
         start, names = scan.owned_by(options["owner"], alias)
         pattern = start if pattern is None else pattern
+    bounds = {name: options[name] for name in _BOUNDS}
+    if options["persist"] and options["ttl_over"] is None:
+        bounds["ttl_over"] = 0  # what never expires is left alone, and not counted
     search = scan.Search(
         pattern=f"{prefix}:*" if pattern is None else pattern,
         names=names,
@@ -114,9 +117,9 @@ def read_search(options: Options) -> scan.Search:
         facts=_facts(options),
         limit=MOST_VALUES if options["value"] and not is_ordered and options["limit"] is None else options["limit"],
         cursor=options["cursor"],
-        **{name: options[name] for name in _BOUNDS},
+        **bounds,
     )
-    if not options["any_prefix"] and not scan.is_inside(search.pattern, prefix):
+    if not options["any_prefix"] and not search.pattern.startswith(f"{prefix}:"):
         raise ValueError(
             f"The pattern {escape_for_print(search.pattern)} can match keys that are not ours: it does not begin with "
             f"'{prefix}:'. Add --any-prefix if you mean them too."

@@ -12,7 +12,7 @@ from redis_integration.exceptions import RedisUnavailable
 from redis_integration.flow import run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import is_plain, probe_key
-from redis_integration.pools import Command
+from redis_integration.pools import Command, first_failure, pack
 from redis_integration.recovery import recover
 from redis_integration.scan.pace import PAUSES, Pace
 from redis_integration.scan.search import Search, Tally
@@ -21,8 +21,8 @@ from redis_integration.tiers.fallback import FallbackTier
 from redis_integration.tiers.leases import lease_key
 from redis_integration.tiers.redis import get_redis_tier
 
-# What is done to at most BATCH keys, and how many Redis says were there.
-Act = Callable[[Pace, Sequence[bytes]], int]
+# What is done to at most BATCH keys.
+Act = Callable[[Pace, Sequence[bytes]], None]
 
 
 def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
@@ -30,22 +30,25 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
 
     What may be an entry is invalidated: with its lease, so that what is being computed now is not stored; after the commit, inside
     `atomic()`; repeated where Redis does not confirm it. Other keys are unlinked. Nothing happens until it is iterated.
-    Two round trips for each batch, three where not all keys are ours. What was deleted before an error stays so. Raises RedisUnavailable.
+    Two round trips for each batch, four where some keys are ours and some are not, one more where there is a limit. What was
+    deleted before an error stays so. Raises RedisUnavailable.
     """
     refuse_event_loop("delete")
     settings = get_settings(alias)
     prefix = f"{settings.key_prefix}:"
 
-    def act(pace: Pace, keys: Sequence[bytes]) -> int:
+    def act(pace: Pace, keys: Sequence[bytes]) -> None:
+        if search.limit is not None:
+            keys = _there(pace, keys)  # one that is made anew meanwhile would be deleted, and not counted
         names = [key.decode(errors="replace") for key in keys]
         ours = [name for name in names if name.startswith(prefix) and is_plain(name)] if settings.enabled else []
         mine = {*ours}
         others = [key for key, name in zip(keys, names, strict=True) if name not in mine]
-        # UNLINK says it too, but also of leases, and not where it is sent again since its reply was lost.
-        there: int = pace.speak(("EXISTS", *keys))[0]
-        tally.in_doubt = len(keys)
+        # UNLINK says how many were there too, but also of leases, and not where it is sent again since its reply was lost.
         if others:
-            pace.speak(("UNLINK", *others))
+            _apply(pace, tally, [("UNLINK", *others)], pace.speak(("EXISTS", *others))[0])
+        there = pace.speak(("EXISTS", *ours))[0] if ours else 0
+        tally.in_doubt = len(ours)
         is_sure = run(end_entries(ours, alias, is_async=False)) and not _rows(alias).is_unended(ours)
         if not (is_sure or _repeated(ours, alias)):
             pace.speak(("UNLINK", probe, lease_key(probe)))  # it says better what is wrong
@@ -53,7 +56,7 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
                 "A deletion was not confirmed: by Redis, or by the database, which may have rows of these keys.",
                 remedy="What the journal could not take either is named in the log: invalidate(keys=[...]) ends it.",
             )
-        return there
+        tally.keys += there
 
     probe = probe_key(settings.key_prefix)
     return _change(alias, search, tally, act, "UNLINK", lease_key(probe))
@@ -66,13 +69,10 @@ def expire(alias: str, search: Search, tally: Tally, seconds: float) -> Iterator
     """
     milliseconds = max(1, int(seconds * 1000))
 
-    def act(pace: Pace, keys: Sequence[bytes]) -> int:
-        free = _without_leases(alias, keys)
+    def act(pace: Pace, keys: Sequence[bytes]) -> None:
         # PEXPIRE says it too, but not where it is sent again, and the time is over.
-        there = sum(_ask_each(pace, free, "EXISTS"))
-        tally.in_doubt = len(free)
-        _ask_each(pace, free, "PEXPIRE", milliseconds)
-        return there
+        there = _there(pace, _without_leases(alias, keys))
+        _apply(pace, tally, [("PEXPIRE", key, milliseconds) for key in there])
 
     return _change(alias, search, tally, act, "PEXPIRE", milliseconds)
 
@@ -83,14 +83,11 @@ def persist(alias: str, search: Search, tally: Tally) -> Iterator[int]:
     See `expire`; two round trips for each batch.
     """
 
-    def act(pace: Pace, keys: Sequence[bytes]) -> int:
+    def act(pace: Pace, keys: Sequence[bytes]) -> None:
         free = _without_leases(alias, keys)
         # PERSIST says it too, but not where it is sent again since its reply was lost.
         ttls = _ask_each(pace, free, "PTTL")
-        ending = [key for key, ttl in zip(free, ttls, strict=True) if ttl >= 0]
-        tally.in_doubt = len(ending)
-        _ask_each(pace, ending, "PERSIST")
-        return len(ending)
+        _apply(pace, tally, [("PERSIST", key) for key, ttl in zip(free, ttls, strict=True) if ttl >= 0])
 
     return _change(alias, search, tally, act, "PERSIST")
 
@@ -100,10 +97,23 @@ def _without_leases(alias: str, keys: Sequence[bytes]) -> list[bytes]:
     return [key for key in keys if not (key.startswith(lease) and key.endswith(b"}:lease"))]
 
 
-def _ask_each(pace: Pace, keys: Sequence[bytes], name: str, *arguments: int) -> list[int]:
+def _ask_each(pace: Pace, keys: Sequence[bytes], name: str) -> list[int]:
     """What Redis says to this command of each key."""
-    commands: list[Command] = [(name, key, *arguments) for key in keys]
-    return pace.speak(*commands) if commands else []
+    return pace.speak(*[(name, key) for key in keys]) if keys else []
+
+
+def _there(pace: Pace, keys: Sequence[bytes]) -> list[bytes]:
+    return [key for key, is_there in zip(keys, _ask_each(pace, keys, "EXISTS"), strict=True) if is_there]
+
+
+def _apply(pace: Pace, tally: Tally, commands: Sequence[Command], keys_each: int = 1) -> None:
+    """Change so many keys by each of these, and count them. What is refused is told, and in no doubt."""
+    tally.in_doubt = keys_each * len(commands)
+    replies = pace.ask(pack(commands), len(commands)) if commands else []
+    tally.in_doubt = 0
+    tally.keys += keys_each * sum(not isinstance(reply, Exception) for reply in replies)
+    if failure := first_failure(pace.alias, replies):
+        raise failure
 
 
 def _repeated(names: Sequence[str], alias: str) -> bool:
@@ -137,11 +147,11 @@ def _change(alias: str, search: Search, tally: Tally, act: Act, *command: str | 
                 if room <= 0:
                     return
                 batch = next(batches(page, room))
-                changed = act(walk.pace, batch)
+                before = tally.keys
+                act(walk.pace, batch)
                 tally.in_doubt = 0
-                tally.keys += changed
                 page = page[len(batch) :]
-                yield changed
+                yield tally.keys - before
             if search.limit == tally.keys and not walk.is_over:
                 return
     finally:

@@ -8,6 +8,7 @@ from os.path import commonprefix
 
 from redis_integration.caching import every_caching
 from redis_integration.conf import get_settings
+from redis_integration.keys import LEAST_HEAD
 from redis_integration.text import escape_for_print
 
 
@@ -26,8 +27,8 @@ def owned_by(path: str, alias: str) -> tuple[str, re.Pattern[bytes]]:
         raise ValueError(f"Nothing called {escape_for_print(path)} makes entries of {alias!r}. {hint}")
     prefix = f"{get_settings(alias).key_prefix}:"
     literals = [[part.replace("%%", "%") for part in pattern.split("%s")] for pattern in patterns]
-    # No text of an argument has a ':'; a key that would be too long ends in a digest instead.
-    wholes = ["[^:]*".join(map(re.escape, parts)) for parts in literals]
-    cut = [f"{re.escape(parts[0])}.*~[0-9a-f]{{32}}" for parts in literals]
-    names = f"{re.escape(prefix)}(?:{'|'.join([*wholes, *cut])})"
-    return f"{prefix}{commonprefix([parts[0] for parts in literals])}*", re.compile(names.encode())
+    # No text of an argument has a ':'; a key that would be too long ends in a digest instead, so that its literal may be cut too.
+    wholes = [re.escape(prefix) + "[^:]*".join(map(re.escape, parts)) for parts in literals]
+    heads = [f"{prefix}{parts[0]}"[:LEAST_HEAD] for parts in literals]
+    names = "|".join([*wholes, *(f"{re.escape(head)}.*~[0-9a-f]{{32}}" for head in heads)])
+    return f"{commonprefix(heads)}*", re.compile(names.encode())

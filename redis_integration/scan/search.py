@@ -92,7 +92,7 @@ class Search:
 
     @property
     def start(self) -> tuple[int, str]:
-        """The cursor of SCAN to begin with, and the life of the server that gave it ("": any)."""
+        """The cursor of SCAN to begin with, and the sign of what gave it ("": any)."""
         found = _CURSOR.fullmatch(self.cursor)
         return (int(found[1]), found[2]) if found else (0, "")
 
@@ -164,11 +164,6 @@ class Tally:
         if "ttl" in asked:
             self.never += ttls.count(None)
             self.longest_ms = max(self.longest_ms, max(filter(None, ttls), default=0))
-
-
-def is_inside(pattern: str, prefix: str) -> bool:
-    """Whether every key that `pattern` can match begins with `{prefix}:`."""
-    return pattern.startswith(f"{prefix}:")
 
 
 def is_everything(pattern: str, prefix: str) -> bool:

@@ -16,12 +16,12 @@ _ID = re.compile(rb"[0-9]+|[0-9a-fA-F-]{8,}|(?=.*[0-9])[0-9A-Za-z_-]{12,}|.*[/%~
 
 
 class Branch:
-    """So many keys and bytes, of which so many never expire; `branches` by the next part of their names."""
+    """So many keys and bytes, of which so many never expire or are ours; `branches` by the next part of their names."""
 
-    __slots__ = ("branches", "bytes", "keys", "never")
+    __slots__ = ("branches", "bytes", "keys", "never", "ours")
 
     def __init__(self) -> None:
-        self.keys = self.bytes = self.never = 0
+        self.keys = self.bytes = self.never = self.ours = 0
         self.branches: dict[bytes, Branch] = {}
 
     def largest(self) -> list[tuple[bytes, Branch]]:
@@ -37,25 +37,24 @@ class Tree:
         self._depth = depth
         self.separator = separator.encode()
         self._ours = prefix.encode() + b":"
+        self._lease = b"{%b" % self._ours
 
     def add(self, page: Collection[Found]) -> None:
         """Sum up these keys, of which time to live and bytes were asked."""
         for found in page:
             branch, size, never = self.root, found.bytes or 0, found.ttl_ms is None
+            is_ours = found.key.startswith((self._ours, self._lease))
             for part in (None, *self._parts(found.key)):
                 if part is not None:
                     branch = self._branch(branch, part)
                 branch.keys += 1
                 branch.bytes += size
                 branch.never += never
-
-    def is_ours(self, name: bytes) -> bool:
-        """Whether the keys below this branch of the root are entries, tags or leases of ours."""
-        return name == self._ours or name.startswith(b"{" + self._ours)
+                branch.ours += is_ours
 
     def _parts(self, key: bytes) -> list[bytes]:
-        if key.startswith(b"{" + self._ours) and key.endswith(b"}:lease"):
-            return [b"{" + self._ours + b"*}:lease"]
+        if key.startswith(self._lease) and key.endswith(b"}:lease"):
+            return [self._lease + b"*}:lease"]
         separator = self.separator
         parts = key.split(separator, self._depth)
         if len(parts) == 1:
@@ -68,7 +67,7 @@ class Tree:
     def _branch(self, parent: Branch, part: bytes) -> Branch:
         branch = parent.branches.get(part)
         if branch is None:
-            if len(parent.branches) >= MOST_BRANCHES:
+            if len(parent.branches) >= MOST_BRANCHES and part not in (self._ours, self._lease + b"*}:lease"):
                 part = ANY
             branch = parent.branches.setdefault(part, Branch())
         return branch

@@ -7,7 +7,9 @@ server can do that (Redis 7.2).
 from __future__ import annotations
 
 import time
+from codecs import utf_8_decode
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +48,8 @@ _ELEMENTS = {
 class Value:
     """What is in one key. Of what is no entry of ours `codec` is "". Durations are in seconds, below 0 where over.
 
-    `text` holds at most SHOWN_BYTES of the value, raw; `why_not` says why there is none, or not all. `revoked` says why an
-    entry is no longer valid; `tags` are the names of its tags that are still current.
+    `text` holds at most SHOWN_BYTES of the value, raw, of a collection `elements` the first ones; `why_not` says why there is
+    none, or not all. `revoked` says why an entry is no longer valid; `tags` are the names of its tags that are still current.
     """
 
     found: Found
@@ -61,6 +63,7 @@ class Value:
     tags: tuple[str, ...] = ()
     lease: str = ""
     text: bytes = b""
+    elements: tuple[bytes, ...] = ()
     why_not: str = ""
 
 
@@ -88,19 +91,18 @@ def read_values(alias: str, page: Sequence[Found]) -> list[Value]:
 def _read_string(pace: Pace, found: Found) -> tuple[Value, Sequence[bytes]]:
     value, settings = Value(found=found), get_settings(pace.alias)
     lease = lease_key(found.key.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-    start, token = _peek(pace, ("GETRANGE", found.key, 0, SHOWN_BYTES - 1), ("GET", lease))
+    start, token = _peek(pace, ("GETRANGE", found.key, 0, SHOWN_BYTES), ("GET", lease))
     if start is None:
         return Value(found=found, why_not=CHANGED), ()
     try:
-        if len(start) == SHOWN_BYTES:
+        if len(start) > SHOWN_BYTES:
             most = settings.max_entry_bytes + HEADER_BYTES + MAX_TAGS * TAG_BYTES
             (stored,) = _peek(pace, ("GETRANGE", found.key, 0, most))
         else:
             stored = start
         entry = unpack(stored or b"", found.key.decode(), settings.max_entry_bytes)
     except (UnreadableEntry, UnicodeDecodeError):
-        value.text = start
-        value.why_not = f"the first {SHOWN_BYTES:,} bytes" if len(start) == SHOWN_BYTES else ""
+        value.text, value.why_not = _cut(start)
         return value, ()
     _read_entry(value, entry, settings.max_entry_bytes)
     if UNSET_LIFE not in (entry.life, pace.life) and entry.life != pace.life:
@@ -125,8 +127,7 @@ def _read_entry(value: Value, entry: Entry, max_bytes: int) -> None:
         is_ours = is_signed(payload, value.found.key.decode())
         value.why_not = f"a pickle {'' if is_ours else 'not '}signed by this SECRET_KEY, and never unpickled here"
     else:
-        value.text = payload[:SHOWN_BYTES]
-        value.why_not = f"the first {SHOWN_BYTES:,} bytes" if len(payload) > SHOWN_BYTES else ""
+        value.text, value.why_not = _cut(payload)
 
 
 def _read_elements(pace: Pace, found: Found) -> Value:
@@ -143,8 +144,17 @@ def _read_elements(pace: Pace, found: Found) -> Value:
     if kind in ("hash", "zset"):
         flat = [*_flat(rows)]
         rows = [*zip(flat[::2], flat[1::2], strict=True)]
-    lines = [b" ".join(_flat(row))[: SHOWN_BYTES // SHOWN_ELEMENTS] for row in rows[:SHOWN_ELEMENTS]]
-    return Value(found=found, text=b"\n".join(lines), why_not=f"at most {SHOWN_ELEMENTS} elements")
+    shown = [_cut(b" ".join(_flat(row)), SHOWN_BYTES // SHOWN_ELEMENTS)[0] for row in rows[:SHOWN_ELEMENTS]]
+    return Value(found=found, elements=tuple(shown), why_not=f"at most {SHOWN_ELEMENTS} elements")
+
+
+def _cut(text: bytes, most: int = SHOWN_BYTES) -> tuple[bytes, str]:
+    """Its first bytes, with no part of a character at the end, and which they are where there are more."""
+    if len(text) <= most:
+        return text, ""
+    with suppress(UnicodeDecodeError):
+        return text[: utf_8_decode(text[:most], "strict", False)[1]], f"the first {most:,} bytes"
+    return text[:most], f"the first {most:,} bytes"
 
 
 def _peek(pace: Pace, *commands: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import accumulate, repeat
 from time import monotonic
 from typing import Any
+from zlib import crc32
 
 from redis_integration import pools
 from redis_integration.conf import get_settings
@@ -75,7 +76,7 @@ class Walk:
         older: set[bytes] = set()
         recent: set[bytes] = set()
         while True:
-            tally.cursor = f"{cursor}-{self.pace.life.hex()[:8]}"
+            tally.cursor = f"{cursor}-{self._origin}"
             cursor, keys, count = self._page_at(cursor)
             self.is_over = cursor == 0
             if search.names:
@@ -92,7 +93,7 @@ class Walk:
             if self.is_over:
                 tally.complete, tally.cursor = True, ""
                 return
-            tally.cursor = f"{cursor}-{self.pace.life.hex()[:8]}"
+            tally.cursor = f"{cursor}-{self._origin}"
             if give_up is not None and monotonic() >= give_up:
                 return
             self.pace.rest(count)
@@ -199,15 +200,21 @@ class Walk:
         refuse_refusals(self.alias, lengths)
         return [found._replace(length=by_key.get(found.key)) for found in page]
 
+    @property
+    def _origin(self) -> str:
+        # To what orders its keys otherwise a cursor means nothing.
+        return f"{crc32(self.pace.life + get_settings(self.alias).address.encode()):08x}"
+
     def _begin(self, begun_in: str) -> bool:
         """Whether there can be anything to find: no entry has a tag that has no generation."""
         tag = self.search.tag
         self.tally.total, *generation = self.pace.speak(
             ("DBSIZE",), *([("GET", tag_key(self._prefix, tag))] if tag else [])
         )
-        if begun_in not in ("", self.pace.life.hex()[:8]):
+        if begun_in not in ("", self._origin):
             raise RedisUnavailable(
-                "The server has restarted or failed over since it gave this cursor.", remedy="Begin again without it."
+                "This cursor is of another database, or its server has restarted or failed over since.",
+                remedy="Begin again without it.",
             )
         return generation != [None]
 

@@ -12,6 +12,7 @@ from redis_integration import RedisUnavailable, cache_aside, get_redis, pools, s
 from redis_integration.exceptions import Kind
 from redis_integration.models import FallbackEntry, PendingInvalidation
 from redis_integration.scan import Search, Tally, changes
+from redis_integration.scan.pace import Pace
 from redis_integration.tiers import fallback
 from redis_integration.tiers.leases import lease_key
 from redis_integration.tiers.redis import RedisTier
@@ -382,3 +383,67 @@ def test_a_time_that_is_over_before_it_is_sent_again_counts(client, monkeypatch)
 
     assert heard
     assert len([*client.scan_iter(count=1000)]) == 300
+
+
+def once_asked(monkeypatch, act):
+    """After the keys of a batch were asked about, and before they are changed."""
+    ask, acted = Pace.ask, []
+
+    def late(pace, packed, count, *more):
+        replies = ask(pace, packed, count, *more)
+        if (b"EXISTS" in packed or b"PTTL" in packed) and not acted:
+            acted.append(act())
+        return replies
+
+    monkeypatch.setattr(Pace, "ask", late)
+
+
+@pytest.mark.parametrize("change", [scan.delete, expire])
+def test_a_key_that_is_made_amid_a_limited_change_stays(client, monkeypatch, change):
+    """It could not be counted any more."""
+    fill(client, "t:a", "t:b")
+    answer_scans(monkeypatch, [b"t:a", b"t:gone", b"t:b"])
+    once_asked(monkeypatch, lambda: client.set("t:gone", "x", px=50_000))
+
+    assert sum(change("default", Search(pattern="t:*", limit=2), Tally())) <= 2
+
+    assert 40_000 < client.pttl("t:gone") <= 50_000
+
+
+@pytest.fixture
+def restrict(client, settings, scan_server, monkeypatch):
+    """From when a batch was asked about, only keys of these patterns may be changed."""
+    client.acl_setuser("ops", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all"])
+    settings.REDIS_INTEGRATION = {
+        "default": {"URL": scan_server.url, "KEY_PREFIX": "t", "USERNAME": "ops", "PASSWORD": "x"}
+    }
+    yield lambda *keys: once_asked(
+        monkeypatch, lambda: client.acl_setuser("ops", reset_keys=True, keys=["t:##*", *keys])
+    )
+    client.acl_deluser("ops")
+
+
+@pytest.mark.parametrize("change", [expire, scan.persist])
+def test_what_is_changed_beside_a_refusal_counts(client, restrict, change):
+    """Of the others nothing is in doubt."""
+    for name in ("t:a", "t:b", "t:c"):
+        client.set(name, "x", px=5_000)
+    restrict("t:a", "t:c")
+    tally = Tally()
+
+    with pytest.raises(RedisUnavailable, match="(?i)permission|not allowed|ACL"):
+        sum(change("default", Search(pattern="t:*"), tally))
+
+    assert (tally.keys, tally.in_doubt) == (2, 0)
+
+
+def test_a_refused_unlink_of_keys_of_others_is_in_no_doubt(client, restrict):
+    """Redis said that it did nothing."""
+    fill(client, "u:a")
+    restrict()
+    tally = Tally()
+
+    with pytest.raises(RedisUnavailable, match="(?i)permission|not allowed|ACL"):
+        delete("u:*", tally=tally)
+
+    assert (tally.keys, tally.in_doubt, client.exists("u:a")) == (0, 0, 1)

@@ -46,6 +46,11 @@ def many(pks):
     return pks
 
 
+@cache_aside(ttl=60, key=f"{'long' * 50}:{{pk}}")
+def long(pk):
+    return pk
+
+
 @cache_aside_view(ttl=60)
 def page(request):
     return None
@@ -63,6 +68,7 @@ MADE = [
     ("price_in", lambda: price_in.key_for(7, "EUR"), "t.1:price:*"),
     ("plain", lambda: plain.key_for("a:b", {"c": 1.5}), f"t.1:{HERE}.plain:a=*"),
     ("named", lambda: named.key_for(7), "t.1:named:a=*"),
+    ("long", lambda: long.key_for(7), f"t.1:{'long' * 38}*"),
     ("alone", lambda: alone.key_for(), f"t.1:{HERE}.alone*"),
     ("many", lambda: many.key_for(7), "t.1:many:*"),
     ("page", lambda: page.key_for(REQUEST), f"t.1:{HERE}.page:*"),

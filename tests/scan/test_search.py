@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from redis_integration import scan
+from redis_integration.management.commands.redis_scan import Command
+from redis_integration.management.scan_options import read_search
 from redis_integration.scan import Search
 from tests.scan.answers import find
 
@@ -64,9 +68,13 @@ def test_a_pattern_of_the_shell_need_not_be_utf8(client):
         ("{shop:*", False),
     ],
 )
-def test_inside_is_only_what_begins_with_the_prefix_as_text(pattern, inside):
+def test_inside_is_only_what_begins_with_the_prefix_as_text(settings, pattern, inside):
     """A glob before the colon may match keys of others."""
-    assert scan.is_inside(pattern, "shop") is inside
+    settings.REDIS_INTEGRATION = {"default": {"URL": "redis://127.0.0.1:1", "KEY_PREFIX": "shop"}}
+    options = vars(Command().create_parser("manage.py", "redis_scan").parse_args([pattern]))
+
+    with contextlib.nullcontext() if inside else pytest.raises(ValueError, match="can match keys that are not ours"):
+        read_search(options)
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,27 @@ def test_leases_are_a_namespace_of_their_own():
     tree = grown("{shop:product:1}:lease", "{shop:page:/}:lease", "{other:1}:lease")
 
     assert shape(tree.root) == {"{shop:*}:lease": 2, "{other:": {"1}:": 1}}
-    assert [tree.is_ours(name) for name in (b"{shop:*}:lease", b"{other:", b"shop:", b"shopping:")] == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert [(each.keys, each.ours) for each in tree.root.branches.values()] == [(2, 2), (1, 0)]
+
+
+def test_what_is_ours_is_known_whatever_separates_namespaces():
+    """A branch may hold both."""
+    root = grown("shop:page/1", "shop:page/2", "shopping/1", "s", "shop:price", separator="/").root
+
+    assert {name: (each.keys, each.ours) for name, each in root.branches.items()} == {
+        b"shop:page/": (2, 2),
+        b"shopping/": (1, 0),
+        b"*": (2, 1),
+    }
+
+
+def test_what_is_ours_has_its_branches_among_however_many(monkeypatch):
+    """Also where it comes last."""
+    monkeypatch.setattr(tree_module, "MOST_BRANCHES", 2)
+
+    root = grown("a:1", "b:1", "c:1", "shop:page:1", "{shop:page:1}:lease").root
+
+    assert shape(root).keys() == {"a:", "b:", "*", "shop:", "{shop:*}:lease"}
 
 
 def test_a_tree_stays_small(monkeypatch):

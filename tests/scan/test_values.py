@@ -151,22 +151,22 @@ def test_a_remembered_error_is_named(client):
 
 
 def test_foreign_values_are_shown_by_type(client):
-    """The first elements, a line each, raw."""
+    """The first elements, raw, also those with a line end within."""
     client.rpush("t:list", *range(20))
     client.zadd("t:zset", {"a": 1, b"\x1b[31m": 2.5})
     client.hset("t:hash", mapping={"field": "value"})
-    client.sadd("t:set", "member")
+    client.sadd("t:set", "two\nlines")
     client.xadd("t:stream", {"name": "x"}, id="1-1")
     client.set("t:string", b"\xff\n")
 
-    texts = {value.found.key.decode(): value.text for value in look("t:*")}
+    shown = {value.found.key.decode(): value.elements or value.text for value in look("t:*")}
 
-    assert texts == {
-        "t:list": b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9",
-        "t:zset": b"a 1\n\x1b[31m 2.5",
-        "t:hash": b"field value",
-        "t:set": b"member",
-        "t:stream": b"1-1 name x",
+    assert shown == {
+        "t:list": tuple(b"%d" % number for number in range(10)),
+        "t:zset": (b"a 1", b"\x1b[31m 2.5"),
+        "t:hash": (b"field value",),
+        "t:set": (b"two\nlines",),
+        "t:stream": (b"1-1 name x",),
         "t:string": b"\xff\n",
     }
 
@@ -179,7 +179,7 @@ def test_both_protocols_show_the_same(client, settings, protocol):
     }
     client.zadd("t:zset", {"a": 1, "b": 2.5})
 
-    assert look("t:zset")[0].text == b"a 1\nb 2.5"
+    assert look("t:zset")[0].elements == (b"a 1", b"b 2.5")
 
 
 def test_a_large_collection_is_left_alone(client, monkeypatch):
@@ -198,6 +198,22 @@ def test_a_large_string_is_cut(client):
     [value] = look("t:a")
 
     assert (len(value.text), value.why_not) == (4_096, "the first 4,096 bytes")
+
+
+def test_a_cut_leaves_no_part_of_a_character(client):
+    """What is text stays text, in JSON too; what is none is cut where it is."""
+    client.mset(
+        {"t:text": "x" + "ä" * 4_096, "t:bytes": b"\xff" + "ä".encode() * 4_096, "t:whole": "ä" * 2_047 + "x\n"}
+    )
+    client.rpush("t:list", "x" + "ä" * 4_096)
+
+    text, binary, whole = (look(f"t:{name}")[0] for name in ("text", "bytes", "whole"))
+    [element] = look("t:list")[0].elements
+
+    assert (text.text, text.why_not) == (b"x" + "ä".encode() * 2_047, "the first 4,096 bytes")
+    assert len(binary.text) == 4_096
+    assert (whole.text, whole.why_not) == ("ä".encode() * 2_047 + b"x\n", "")
+    assert element == b"x" + "ä".encode() * 204
 
 
 def test_what_is_gone_or_of_another_type_by_now_is_empty(client):

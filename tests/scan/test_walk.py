@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from redis_integration import RedisUnavailable, cache_aside, get_redis, invalidate, scan
 from redis_integration.scan import Found, Search, Tally, Walk
 from redis_integration.scan import walk as walk_module
+from redis_integration.scan.search import FACTS
 from tests.scan.answers import answer_scans, calls, fill, find
 
 
@@ -284,7 +285,7 @@ def test_facts_are_told(client):
     client.rpush("t:list", *range(7))
     lengths = {"t:old": 5, "t:list": 7}
 
-    page = {each.key.decode(): each for each in find(facts=scan.FACTS)}
+    page = {each.key.decode(): each for each in find(facts=FACTS)}
 
     assert {name: each.length for name, each in page.items()} == lengths
     assert page["t:old"].idle >= 2_000 > page["t:list"].idle
@@ -387,8 +388,19 @@ def test_a_limit_leaves_no_cursor(client):
 
 def test_a_cursor_of_another_life_is_refused(client):
     """A server that restarted orders its keys anew: some would never come."""
-    with pytest.raises(RedisUnavailable, match="restarted or failed over since it gave this cursor. Begin again"):
+    with pytest.raises(RedisUnavailable, match="or its server has restarted or failed over since. Begin again"):
         find(cursor="40960-deadbeef")
+
+
+def test_a_cursor_of_another_database_is_refused(client, settings, scan_server):
+    """Its keys lie elsewhere in its table."""
+    fill(client, *(f"t:{number}" for number in range(2_000)))
+    tally = Tally()
+    [*scan.find("default", Search(pattern="t:*", max_seconds=0), tally)]
+    settings.REDIS_INTEGRATION = {"default": {"URL": scan_server.url.replace("/0", "/1"), "KEY_PREFIX": "t"}}
+
+    with pytest.raises(RedisUnavailable, match="This cursor is of another database"):
+        find(cursor=tally.cursor)
 
 
 def test_a_restart_amid_a_walk_ends_it(client):

@@ -121,7 +121,8 @@ class Command(ConsoleCommand):
             binary.write(text.encode("utf-8", "surrogateescape"))
 
     def _draw(self) -> None:
-        is_quiet = self.change or any(self.options[name] for name in ("tree", "value", "sort", "top"))
+        is_late = any(self.options[name] for name in ("tree", "value", "sort", "top"))
+        is_quiet = self.change or (is_late and self.options["format"] == "table")
         if not self.progress.is_due() or (self.stdout.isatty() and not is_quiet):
             return  # between lines of a list it would be in the way
         tally, took = self.tally, time.monotonic() - self.started
@@ -151,16 +152,22 @@ class Command(ConsoleCommand):
             more = ["--yes", *(["--everything"] if is_broad(self.search, prefix) else [])]
             stream.write(f"To do it: {self._again(*more)}", style_func=str)
         elif self.tally.cursor and not self.tally.cursor.startswith("0-"):
-            stream.write(f"The rest, from here: {self._again('--cursor', self.tally.cursor)}", style_func=str)
+            limit, left = self.options["limit"], (self.options["limit"] or 0) - self.tally.keys - self.tally.in_doubt
+            rest = ["--cursor", self.tally.cursor, *(["--at-most", str(left)] if limit and limit > left > 0 else [])]
+            stream.write(f"The rest, from here: {self._again(*rest)}", style_func=str)
         stream.flush()
 
     def _again(self, *more: str) -> str:
         """This command with more options, to be copied; in words where it was not typed, or would not be the same when printed."""
-        argv = [*(self.argv or [])]
-        if "--cursor" in argv and "--cursor" in more:
-            del argv[argv.index("--cursor") : argv.index("--cursor") + 2]
+        argv, words = list[str](), iter(self.argv or ())
+        for word in words:
+            name, is_joined, _ = word.partition("=")
+            if {"--limit": "--at-most"}.get(name, name) not in more:
+                argv.append(word)
+            elif not is_joined:
+                next(words, None)
         typed = shlex.join([*argv, *more])
-        is_plain = argv and not any(word.startswith("--cursor=") for word in argv) and escape_for_print(typed) == typed
+        is_plain = argv and escape_for_print(typed) == typed
         return typed if is_plain else f"the same command with {' '.join(more)}."
 
     def _summary(self, lead: str) -> str:
@@ -180,7 +187,7 @@ class Command(ConsoleCommand):
         if self.search.tag and tally.complete and not tally.share:
             summary += " No entry has this tag now."
         if tally.in_doubt:
-            summary += f" {tally.in_doubt:,} more may be: Redis did not answer."
+            summary += f" {tally.in_doubt:,} more may be: that was not confirmed."
             if self.change == "delete" and tally.is_journalled:
                 summary += " The journal repeats what may be an entry."
         return summary
