@@ -241,12 +241,10 @@ def _find_short_leases(alias: str, settings: RedisSettings) -> Iterator[CheckMes
 
 
 def _find_not_durable(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage]:
-    cachings = [
-        caching
-        for caching in every_caching
-        if caching.durable and caching.alias in usable and usable[caching.alias].fallback != "durable"
-    ]
-    for caching in sorted(cachings, key=lambda caching: caching.name):
+    durable = [caching for caching in every_caching if caching.durable and caching.alias in usable]
+    for caching in sorted(durable, key=lambda caching: caching.name):
+        if usable[caching.alias].fallback == "durable":
+            continue
         yield Warning(
             f"{caching.name} is durable, but FALLBACK is not 'durable': its rows are no more than those of an outage.",
             hint="Set 'FALLBACK': 'durable' one deploy before the first durable=True: every process must end rows by then.",

@@ -19,6 +19,7 @@ from django.core.management import CommandError, call_command
 
 from demo_project.server import start_server
 from redis_integration import RedisUnavailable, cache_aside, scan
+from redis_integration.management.commands.redis_scan import Command
 from redis_integration.scan import changes
 from tests.scan.answers import answer_scans
 
@@ -252,6 +253,86 @@ def test_the_rest_of_a_limited_deletion_is_not_the_whole_again(client, monkeypat
     told = re.search(r"The rest, from here: the same command with --cursor \S+-[0-9a-f]{8}(.*)\.", stdout.getvalue())
     assert told[1] == rest
     assert client.dbsize() == 10 - sum(pages)
+
+
+def test_what_may_have_reached_the_limit_has_no_rest(client, monkeypatch):
+    """Keys in doubt count: to go on with the limit anew could be more than was allowed."""
+    fill(client, "t:a:1", "t:a:2", "t:a:3")
+    answer_scans(monkeypatch, [b"t:a:1"], [b"t:a:2", b"t:a:3"], [])
+    end_entries, ended = changes.end_entries, []
+
+    def interrupted(names, *alias, **options):
+        ended.append(names)
+        if len(ended) > 1:
+            raise KeyboardInterrupt
+        return end_entries(names, *alias, **options)
+
+    monkeypatch.setattr(changes, "end_entries", interrupted)
+    stdout = io.StringIO()
+
+    with pytest.raises(SystemExit):
+        run("t:a:*", "--delete", "--yes", "--at-most", "3", stdout=stdout)
+
+    assert stdout.getvalue().startswith("Stopped: 1 key deleted; ")
+    assert " 2 more may be" in stdout.getvalue()
+    assert "The rest" not in stdout.getvalue()
+
+
+class Typed(Command):
+    """As a shell gives it: the command says what was typed."""
+
+    def handle(self, *args, **options):
+        self.argv = ["manage.py", "redis_scan", *self.words]
+        super().handle(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("typed", "again"),
+    [
+        # An option that is there already takes no word with it.
+        ("--delete --everything --no-ttl", "--delete --no-ttl --yes --everything"),
+        ("t:* --delete --everything --at-most 2", "'t:*' --delete --at-most 2 --yes --everything"),
+        ("--everything --delete --alias=default", "--delete --alias=default --yes --everything"),
+        ("--delete -- t:n*", "--delete --yes -- 't:n*'"),
+    ],
+)
+def test_the_command_that_does_it_is_the_one_that_was_tried(client, typed, again):
+    """With --yes."""
+    fill(client, *(f"t:n{number}" for number in range(5)))
+    stdout, command = io.StringIO(), Typed()
+    command.words = typed.split()
+
+    call_command(command, *command.words, stdout=stdout)
+
+    assert stdout.getvalue().endswith(f"\nTo do it: manage.py redis_scan {again}\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "again"),
+    [
+        # Neither a value that is also a number of keys, nor the limit under its other name, nor joined to it.
+        (
+            "t:n* --delete --yes --ttl-over 1000 --no-color --at-most 1001",
+            "--ttl-over 1000 --no-color {} --at-most 1000",
+        ),
+        ("t:n* --delete --yes --ttl-over 1000 --limit=1001", "--ttl-over 1000 {} --at-most 1000"),
+        ("t:n* --delete --yes --limit 1001 --ttl-over 1000", "--ttl-over 1000 {} --at-most 1000"),
+        ("--delete --yes --at-most 1001 -- t:n*", "{} --at-most 1000 -- 't:n*'"),
+    ],
+)
+def test_the_command_that_goes_on_is_for_what_is_left(client, monkeypatch, typed, again):
+    """What else was typed stays."""
+    client.set("t:n1", "x", ex=60_000)
+    answer_scans(monkeypatch, [b"t:n1"], KeyboardInterrupt())
+    stdout, command = io.StringIO(), Typed()
+    command.words = typed.split()
+
+    with pytest.raises(SystemExit):
+        call_command(command, *command.words, stdout=stdout)
+
+    told = re.search(r"The rest, from here: manage.py redis_scan (.*)\n", stdout.getvalue())[1]
+    cursor = re.search(r"--cursor \S+", told)[0]
+    assert told.removeprefix("'t:n*' ").removeprefix("--delete --yes ") == again.format(cursor)
 
 
 def test_filters_reach_the_search(client):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from redis_integration.management.records import FIELDS, SCHEMA, Json, Write, so_far, text_or_base64
 from redis_integration.scan.search import Found, Tally
-from redis_integration.scan.tree import ANY, MOST_BRANCHES, Branch, Tree
+from redis_integration.scan.tree import ANY, Branch, Tree
 from redis_integration.scan.values import Value
 from redis_integration.text import Column, Sheet, duration, size
 
@@ -159,11 +159,11 @@ class Branches:
 
     def _grow(self, rows: list[list[str | bytes]], branch: Branch, indent: str | None) -> None:
         branches = branch.largest()
-        hidden, is_full = branches[self._most :], len(branches) > MOST_BRANCHES
+        hidden = branches[self._most :]
         for at, (name, each) in enumerate(branches[: self._most]):
             is_last = at == len(branches) - 1
             lead = "" if indent is None else indent + self._sheet.pick(*(("└ ", "` ") if is_last else ("├ ", "| ")))
-            label = name if indent is not None or name != ANY else b"(all others)" if is_full else b"(no namespace)"
+            label = b"(no namespace)" if indent is None and name == ANY else name
             is_twig = each.branches.keys() <= {ANY}
             if is_twig and name.endswith(self._tree.separator):
                 label += ANY
@@ -181,15 +181,9 @@ class Branches:
 
     def _row(self, label: bytes, branch: Branch, note: str) -> list[str | bytes]:
         share = branch.bytes / (self._tree.root.bytes or 1)
+        never = f"{branch.never:,}" if branch.never else "-"
         bar = self._sheet.bar(share, _BAR) + note
-        return [
-            label,
-            f"{branch.keys:,}",
-            size(branch.bytes),
-            f"{share:.1%}",
-            f"{branch.never:,}" if branch.never else "-",
-            bar,
-        ]
+        return [label, f"{branch.keys:,}", size(branch.bytes), f"{share:.1%}", never, bar]
 
 
 def _document(branch: Branch) -> dict[str, Any]:

@@ -155,5 +155,7 @@ def _change(alias: str, search: Search, tally: Tally, act: Act, *command: str | 
             if search.limit == tally.keys and not walk.is_over:
                 return
     finally:
+        if command[0] == "PEXPIRE" and search.limit == tally.keys:
+            tally.cursor = ""  # to go on from here would change this page again, and never more
         # This process may end now, by an interrupt too.
         tally.is_journalled = get_redis_tier(alias, is_async=False).journal.write()

@@ -8,9 +8,10 @@ from functools import lru_cache
 
 from redis_integration.scan.search import Found
 
-# Branches of one; what comes later goes into its last one, so that a tree stays small however many keys there are.
+# Branches of one; what comes later goes into OTHERS, so that a tree stays small however many keys there are.
 MOST_BRANCHES = 200
 ANY = b"*"
+OTHERS = b"(all others)"  # no part of a name: what has a bracket is an id
 # A part of a name that tells one thing from another of its kind: a number, a digest, a path, what was escaped.
 _ID = re.compile(rb"[0-9]+|[0-9a-fA-F-]{8,}|(?=.*[0-9])[0-9A-Za-z_-]{12,}|.*[/%~@+'(].*|", re.DOTALL)
 
@@ -68,7 +69,7 @@ class Tree:
         branch = parent.branches.get(part)
         if branch is None:
             if len(parent.branches) >= MOST_BRANCHES and part not in (self._ours, self._lease + b"*}:lease"):
-                part = ANY
+                part = OTHERS
             branch = parent.branches.setdefault(part, Branch())
         return branch
 

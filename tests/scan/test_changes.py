@@ -385,6 +385,16 @@ def test_a_time_that_is_over_before_it_is_sent_again_counts(client, monkeypatch)
     assert len([*client.scan_iter(count=1000)]) == 300
 
 
+def test_a_limited_expire_leaves_no_cursor(client):
+    """From there the same keys would be given their time again, and never others."""
+    fill(client, *(f"t:{number}" for number in range(600)))
+    tally = Tally()
+
+    assert sum(scan.expire("default", Search(pattern="t:*", limit=300), tally, 100)) == 300
+
+    assert (tally.cursor, tally.complete) == ("", False)
+
+
 def once_asked(monkeypatch, act):
     """After the keys of a batch were asked about, and before they are changed."""
     ask, acted = Pace.ask, []

@@ -46,6 +46,16 @@ def many(pks):
     return pks
 
 
+@cache_aside(ttl=60, key="cfg")
+def cfg():
+    return 1
+
+
+@cache_aside(ttl=60, key="long" * 60)
+def longest():
+    return 1
+
+
 @cache_aside(ttl=60, key=f"{'long' * 50}:{{pk}}")
 def long(pk):
     return pk
@@ -68,6 +78,7 @@ MADE = [
     ("price_in", lambda: price_in.key_for(7, "EUR"), "t.1:price:*"),
     ("plain", lambda: plain.key_for("a:b", {"c": 1.5}), f"t.1:{HERE}.plain:a=*"),
     ("named", lambda: named.key_for(7), "t.1:named:a=*"),
+    ("longest", longest.key_for, f"t.1:{'long' * 38}*"),
     ("long", lambda: long.key_for(7), f"t.1:{'long' * 38}*"),
     ("alone", lambda: alone.key_for(), f"t.1:{HERE}.alone*"),
     ("many", lambda: many.key_for(7), "t.1:many:*"),
@@ -95,6 +106,7 @@ def test_the_entries_of_a_function_are_its_own(name, key, pattern):
         ("alone", f"t.1:{HERE}.alone:a=1"),
         ("named", "t.1:named"),
         ("price", "{t.1:price:7}:lease"),
+        ("cfg", f"t.1:cfg-user:{'x' * 155}~{'0' * 32}"),
     ],
 )
 def test_the_entries_of_others_are_not(name, key):

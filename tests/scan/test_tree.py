@@ -103,9 +103,9 @@ def test_what_is_ours_has_its_branches_among_however_many(monkeypatch):
     """Also where it comes last."""
     monkeypatch.setattr(tree_module, "MOST_BRANCHES", 2)
 
-    root = grown("a:1", "b:1", "c:1", "shop:page:1", "{shop:page:1}:lease").root
+    root = grown("a:1", "alone", "c:1", "shop:page:1", "{shop:page:1}:lease").root
 
-    assert shape(root).keys() == {"a:", "b:", "*", "shop:", "{shop:*}:lease"}
+    assert shape(root).keys() == {"a:", "*", "(all others)", "shop:", "{shop:*}:lease"}
 
 
 def test_a_tree_stays_small(monkeypatch):
@@ -114,7 +114,7 @@ def test_a_tree_stays_small(monkeypatch):
 
     root = grown(*(f"shop:{name}" for name in "abcdefgh")).root
 
-    assert shape(root) == {"shop:": {"a": 1, "b": 1, "c": 1, "*": 5}}
+    assert shape(root) == {"shop:": {"a": 1, "b": 1, "c": 1, "(all others)": 5}}
 
 
 def test_a_separator_may_be_another():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -149,26 +149,31 @@ class Command(ConsoleCommand):
         stream.write(lead + self._summary(lead), style_func=str)
         if self.change and not self.options["yes"] and self.tally.keys and not lead:
             prefix = get_settings(self.options["alias"]).key_prefix
-            more = ["--yes", *(["--everything"] if is_broad(self.search, prefix) else [])]
-            stream.write(f"To do it: {self._again(*more)}", style_func=str)
+            more = {"--yes": ""} | ({"--everything": ""} if is_broad(self.search, prefix) else {})
+            stream.write(f"To do it: {self._again(more)}", style_func=str)
         elif self.tally.cursor and not self.tally.cursor.startswith("0-"):
-            limit, left = self.options["limit"], (self.options["limit"] or 0) - self.tally.keys - self.tally.in_doubt
-            rest = ["--cursor", self.tally.cursor, *(["--at-most", str(left)] if limit and limit > left > 0 else [])]
-            stream.write(f"The rest, from here: {self._again(*rest)}", style_func=str)
+            left = (self.options["limit"] or 0) - self.tally.keys - self.tally.in_doubt
+            more = {"--cursor": self.tally.cursor} | ({"--at-most": str(left)} if left > 0 else {})
+            if not self.search.limit or left > 0 or not self.tally.in_doubt:  # else the limit may have been reached
+                stream.write(f"The rest, from here: {self._again(more)}", style_func=str)
         stream.flush()
 
-    def _again(self, *more: str) -> str:
-        """This command with more options, to be copied; in words where it was not typed, or would not be the same when printed."""
+    def _again(self, more: Mapping[str, str]) -> str:
+        """This command with these options and their values, to be copied; in words where it was not typed, or cannot be printed."""
         argv, words = list[str](), iter(self.argv or ())
+        added = [word for pair in more.items() for word in pair if word]
         for word in words:
             name, is_joined, _ = word.partition("=")
-            if {"--limit": "--at-most"}.get(name, name) not in more:
+            name = {"--limit": "--at-most"}.get(name, name)
+            if word == "--":
+                added += [word, *words]  # names from here on
+            elif name not in more:
                 argv.append(word)
-            elif not is_joined:
+            elif more[name] and not is_joined:
                 next(words, None)
-        typed = shlex.join([*argv, *more])
+        typed = shlex.join([*argv, *added])
         is_plain = argv and escape_for_print(typed) == typed
-        return typed if is_plain else f"the same command with {' '.join(more)}."
+        return typed if is_plain else f"the same command with {' '.join(added)}."
 
     def _summary(self, lead: str) -> str:
         tally, limit = self.tally, self.search.limit

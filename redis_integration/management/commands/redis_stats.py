@@ -101,13 +101,9 @@ class Command(ConsoleCommand):
 
 
 def _row(line: Line) -> list[str]:
-    return [
-        f"{line.calls:,}",
-        _share(line.redis + line.stale + line.fallback, line.calls),
-        *(_share(getattr(line, answer), line.calls) for answer in ANSWERS[1:]),
-        duration(1000 * line.saved),
-        line.name,
-    ]
+    hits = line.redis + line.stale + line.fallback
+    shares = [_share(count, line.calls) for count in (hits, *(getattr(line, answer) for answer in ANSWERS[1:]))]
+    return [f"{line.calls:,}", *shares, duration(1000 * line.saved), line.name]
 
 
 def _share(part: int, whole: int) -> str:
