@@ -9,6 +9,7 @@ from redis_integration import scan
 from redis_integration.caching import MAX_TTL
 from redis_integration.conf import get_settings
 from redis_integration.management.console import argument, import_path
+from redis_integration.scan.search import DEFAULT_COUNT, TYPES, is_everything
 from redis_integration.text import escape_for_print, read_duration, read_size
 
 CHANGES = ("delete", "expire", "persist")
@@ -28,7 +29,7 @@ def add_options(add_group: Callable[[str], Any]) -> None:
     add("pattern", nargs="?", help="glob: * ? [a-z], \\ before a literal one; default {KEY_PREFIX}:*")
     add("--alias", default="default", help="alias in REDIS_INTEGRATION; default: default")
     add("--any-prefix", action="store_true", help="allow a pattern outside KEY_PREFIX")
-    add("--type", action="append", default=[], choices=scan.TYPES, help="only keys of this type; may be repeated")
+    add("--type", action="append", default=[], choices=TYPES, help="only keys of this type; may be repeated")
     add("--no-ttl", action="store_true", help="only keys that never expire")
     add("--ttl-under", type=_seconds, metavar="TIME", help="only keys that expire sooner (90, 10m, 7d)")
     add("--ttl-over", type=_seconds, metavar="TIME", help="only keys that expire later")
@@ -57,7 +58,7 @@ def add_options(add_group: Callable[[str], Any]) -> None:
     add("--yes", action="store_true", help="do it, which nothing brings back")
     add("--everything", action="store_true", help="with --yes: allow a pattern that is only globs")
     add = add_group("how gently").add_argument
-    add("--count", type=int, metavar="N", default=scan.DEFAULT_COUNT, help="largest COUNT of one SCAN; default 1000")
+    add("--count", type=int, metavar="N", default=DEFAULT_COUNT, help="largest COUNT of one SCAN; default 1000")
     add("--max-rate", type=float, metavar="N", help="walk at most N keys a second")
     add("--max-seconds", type=_seconds, metavar="TIME", help="stop then, and print where to go on")
     add("--cursor", default="", metavar="TOKEN", help="go on where an earlier walk stopped")
@@ -134,7 +135,7 @@ def read_search(options: Options) -> scan.Search:
 
 def is_broad(search: scan.Search, prefix: str) -> bool:
     """Whether it names no part of the keys: neither by its pattern, nor by a function or a tag whose entries they are."""
-    return scan.is_everything(search.pattern, prefix) and search.names is None and search.tag is None
+    return is_everything(search.pattern, prefix) and search.names is None and search.tag is None
 
 
 def _facts(options: Options) -> set[str]:

@@ -11,12 +11,9 @@ from redis_integration.scan.changes import delete as delete
 from redis_integration.scan.changes import expire as expire
 from redis_integration.scan.changes import persist as persist
 from redis_integration.scan.owners import owned_by as owned_by
-from redis_integration.scan.search import DEFAULT_COUNT as DEFAULT_COUNT
-from redis_integration.scan.search import TYPES as TYPES
 from redis_integration.scan.search import Found as Found
 from redis_integration.scan.search import Search as Search
 from redis_integration.scan.search import Tally as Tally
-from redis_integration.scan.search import is_everything as is_everything
 from redis_integration.scan.tree import Tree as Tree
 from redis_integration.scan.values import Value as Value
 from redis_integration.scan.values import read_values as read_values

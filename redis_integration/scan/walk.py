@@ -33,7 +33,7 @@ PART = 350
 # Redis returns a key twice only where its hash table shrinks during the walk, and then one of those that it returned last: the
 # buckets that become one are neighbours in the order of its cursor. Of 24 tables that shrank up to 2000-fold the farthest
 # repetition came 1,832 keys later.
-REMEMBERED_KEYS = 10_000
+REMEMBERED_KEYS = 5_000
 
 # A command up to its key. None of these resets the key's idle time.
 _QUESTIONS = {
@@ -59,7 +59,8 @@ class Walk:
         # The next SCAN goes with the questions about a page, after them: the server walks on while the last answers are read.
         self._next: tuple[int, int] | None = None
         self._come: Any = None
-        self._prefix = get_settings(alias).key_prefix
+        settings = get_settings(alias)
+        self._prefix, self._address = settings.key_prefix, settings.address.encode()
 
     def pages(self, *, once: bool = True) -> Iterator[list[bytes]]:
         """The keys that match by name, and by type where there is one type, page by page: `once` each.
@@ -73,8 +74,7 @@ class Walk:
             tally.complete = self.is_over = True
             return
         tally.resumed, start = cursor > 0, _share_of(cursor)
-        older: set[bytes] = set()
-        recent: set[bytes] = set()
+        older, recent, since = set[bytes](), set[bytes](), list[list[bytes]]()
         while True:
             tally.cursor = f"{cursor}-{self._origin}"
             cursor, keys, count = self._page_at(cursor)
@@ -82,11 +82,15 @@ class Walk:
             if search.names:
                 keys = [*filter(search.names.fullmatch, keys)]
             if once:
-                if not (recent.isdisjoint(keys) and older.isdisjoint(keys)):
-                    keys = [key for key in keys if key not in recent and key not in older]
                 if len(recent) > REMEMBERED_KEYS:
-                    older, recent = recent, set()
+                    older, recent, since = recent, set(), []
+                before = len(recent)
                 recent.update(keys)
+                # To ask whether it grew takes half as long as to look for each key; `since` is what it was made of.
+                if len(recent) < before + len(keys) or not older.isdisjoint(keys):
+                    known = older.union(*since)
+                    keys = [key for key in dict.fromkeys(keys) if key not in known]
+                since.append(keys)
             tally.share = _share_of(cursor) or 1.0
             tally.walked = round((tally.share - start) * tally.total)
             yield keys
@@ -203,7 +207,7 @@ class Walk:
     @property
     def _origin(self) -> str:
         # To what orders its keys otherwise a cursor means nothing.
-        return f"{crc32(self.pace.life + get_settings(self.alias).address.encode()):08x}"
+        return f"{crc32(self.pace.life + self._address):08x}"
 
     def _begin(self, begun_in: str) -> bool:
         """Whether there can be anything to find: no entry has a tag that has no generation."""

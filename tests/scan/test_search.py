@@ -6,10 +6,10 @@ import contextlib
 
 import pytest
 
-from redis_integration import scan
 from redis_integration.management.commands.redis_scan import Command
 from redis_integration.management.scan_options import read_search
 from redis_integration.scan import Search
+from redis_integration.scan.search import is_everything
 from tests.scan.answers import find
 
 
@@ -103,4 +103,4 @@ def test_inside_is_only_what_begins_with_the_prefix_as_text(settings, pattern, i
 )
 def test_everything_is_a_pattern_of_globs_alone(pattern, everything):
     """One literal character, past the prefix where it is there, names a part."""
-    assert scan.is_everything(pattern, "shop") is everything
+    assert is_everything(pattern, "shop") is everything
