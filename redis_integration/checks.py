@@ -241,9 +241,8 @@ def _find_short_leases(alias: str, settings: RedisSettings) -> Iterator[CheckMes
 
 
 def _find_not_durable(usable: dict[str, RedisSettings]) -> Iterator[CheckMessage]:
-    durable = [caching for caching in every_caching if caching.durable and caching.alias in usable]
-    for caching in sorted(durable, key=lambda caching: caching.name):
-        if usable[caching.alias].fallback == "durable":
+    for caching in sorted(every_caching, key=lambda caching: caching.name):
+        if not caching.durable or caching.alias not in usable or usable[caching.alias].fallback == "durable":
             continue
         yield Warning(
             f"{caching.name} is durable, but FALLBACK is not 'durable': its rows are no more than those of an outage.",

@@ -110,11 +110,8 @@ class _Look:
         exchange: Any = pools.aexchange if self.tiers.is_async else pools.exchange
         try:
             replies, life = yield exchange(self.tiers.alias, commands)
-            for reply in replies:
-                failure = pools.first_failure(self.tiers.alias, [reply])
-                # A value of another type is told below; what refuses one of these commands refuses a call's too.
-                if failure is not None and getattr(failure, "kind", None) is not Kind.FOREIGN:
-                    raise failure
+            # A value of another type is told below; what refuses one of these commands refuses a call's too.
+            pools.refuse_failures(self.tiers.alias, replies, types=False)
         except RedisUnavailable as failure:
             redis = Redis.DOWN if failure.kind is Kind.DOWN else Redis.SHY
             self.note(redis=redis, redis_why=str(failure), answer_why=_LEFT_ALONE)

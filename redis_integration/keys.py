@@ -23,9 +23,8 @@ from redis_integration.exceptions import UncacheableCall
 # A key as it is written by hand.
 Key = str | tuple[object, ...]
 MAX_KEY_BYTES = 200
-LEAST_HEAD = (
-    MAX_KEY_BYTES - 33 - 11
-)  # of a longer one: a digest follows, and of an escaped character at most so much is cut too
+# Of a longer one at least so much is readable: a digest of 33 follows, and of an escaped character at most 11 are cut too.
+LEAST_HEAD = MAX_KEY_BYTES - 33 - 11
 # Safe is what means nothing to keys, globs, shells or queries. `~` announces a digest, `:` and `=` separate.
 _unsafe = re.compile(r"[^A-Za-z0-9_./@+-]+")
 UNSAFE_LITERAL = re.compile(r"[^A-Za-z0-9_./@+:=-]+")

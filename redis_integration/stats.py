@@ -54,9 +54,14 @@ class Line:
         return sum(getattr(self, answer) for answer in ANSWERS)
 
     @property
+    def hits(self) -> int:
+        """The calls that a copy has answered."""
+        return self.redis + self.stale + self.fallback
+
+    @property
     def hit_ratio(self) -> float | None:
         """The share of calls that a copy has answered; None without calls."""
-        return (self.redis + self.stale + self.fallback) / self.calls if self.calls else None
+        return self.hits / self.calls if self.calls else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +116,7 @@ def read(alias: str = "default", *, minutes: int = 10) -> Stats:
 def read_minutes(alias: str, minutes: Sequence[int]) -> dict[int, dict[tuple[str, str], int]]:
     """Of each minute its counts, by field and name. One round trip. Raises RedisUnavailable."""
     replies, _ = pools.exchange(alias, [("HGETALL", _key(alias, minute)) for minute in minutes])
-    if failure := pools.first_failure(alias, replies):
-        raise failure
+    pools.refuse_failures(alias, replies)
     return {minute: _counts(reply) for minute, reply in zip(minutes, replies, strict=True)}
 
 

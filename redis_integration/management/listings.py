@@ -174,8 +174,9 @@ class Branches:
                 self._grow(rows, each, below)
         if hidden:
             rest = Branch()
-            for count in ("keys", "bytes", "never"):
-                setattr(rest, count, sum(getattr(each, count) for _, each in hidden))
+            rest.keys = sum(each.keys for _, each in hidden)
+            rest.bytes = sum(each.bytes for _, each in hidden)
+            rest.never = sum(each.never for _, each in hidden)
             lead = "" if indent is None else indent + self._sheet.pick("└ ", "` ")
             rows.append(self._row(f"{lead}{len(hidden):,} more".encode(), rest, ""))
 

@@ -51,7 +51,7 @@ class Csv:
 
     def _name(self, key: bytes) -> str:
         shown = self._sheet.show(key)
-        return f"\\x{key[0]:02x}{shown[1:]}" if key[:1] in b"=+-@" and key else shown
+        return f"\\x{key[0]:02x}{shown[1:]}" if key.startswith((b"=", b"+", b"-", b"@")) else shown
 
     def _lines(self, rows: Iterable[Sequence[Any]]) -> None:
         written = io.StringIO()

@@ -21,6 +21,7 @@ from django.dispatch import receiver
 
 from redis_integration import budget
 from redis_integration.conf import RedisSettings, get_settings
+from redis_integration.exceptions import Kind
 from redis_integration.pools.asynchronous import AsyncPool
 from redis_integration.pools.failures import translate as translate
 from redis_integration.pools.failures import unwrap
@@ -138,6 +139,17 @@ def first_failure(alias: str, replies: Sequence[Any]) -> Exception | None:
         # They lead to what was the primary; new ones may lead to what is.
         distrust_connections(alias)
     return translate(refusals[0], get_settings(alias).address) or refusals[0]
+
+
+def refuse_failures(alias: str, replies: Sequence[Any], *, types: bool = True) -> None:
+    """Raise the first server error among replies, as ours. Without `types`, not that a key is of another type: it may be by now."""
+    if failure := first_failure(alias, replies if types else [each for each in replies if not is_wrong_type(each)]):
+        raise failure
+
+
+def is_wrong_type(reply: Any) -> bool:
+    """Whether this reply says that a key is of another type."""
+    return isinstance(reply, Exception) and getattr(translate(unwrap(reply)), "kind", None) is Kind.FOREIGN
 
 
 def distrust_connections(alias: str) -> None:

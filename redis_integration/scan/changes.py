@@ -12,7 +12,7 @@ from redis_integration.exceptions import RedisUnavailable
 from redis_integration.flow import run
 from redis_integration.invalidation import end_entries, refuse_event_loop
 from redis_integration.keys import is_plain, probe_key
-from redis_integration.pools import Command, first_failure, pack
+from redis_integration.pools import Command, pack, refuse_failures
 from redis_integration.recovery import recover
 from redis_integration.scan.pace import PAUSES, Pace
 from redis_integration.scan.search import Search, Tally
@@ -30,12 +30,16 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
 
     What may be an entry is invalidated: with its lease, so that what is being computed now is not stored; after the commit, inside
     `atomic()`; repeated where Redis does not confirm it. Other keys are unlinked. Nothing happens until it is iterated.
-    Two round trips for each batch, four where some keys are ours and some are not, one more where there is a limit. What was
-    deleted before an error stays so. Raises RedisUnavailable.
+    Two round trips for each batch, four where some keys are ours and some are not, three of those where there is a limit. What
+    was deleted before an error stays so. Raises RedisUnavailable.
     """
     refuse_event_loop("delete")
     settings = get_settings(alias)
     prefix = f"{settings.key_prefix}:"
+
+    def count(pace: Pace, keys: Sequence[bytes | str]) -> int:
+        is_known = search.limit is not None or not keys  # those that are gone were left out
+        return len(keys) if is_known else int(pace.speak(("EXISTS", *keys))[0])
 
     def act(pace: Pace, keys: Sequence[bytes]) -> None:
         if search.limit is not None:
@@ -46,8 +50,8 @@ def delete(alias: str, search: Search, tally: Tally) -> Iterator[int]:
         others = [key for key, name in zip(keys, names, strict=True) if name not in mine]
         # UNLINK says how many were there too, but also of leases, and not where it is sent again since its reply was lost.
         if others:
-            _apply(pace, tally, [("UNLINK", *others)], pace.speak(("EXISTS", *others))[0])
-        there = pace.speak(("EXISTS", *ours))[0] if ours else 0
+            _apply(pace, tally, [("UNLINK", *others)], count(pace, others))
+        there = count(pace, ours)
         tally.in_doubt = len(ours)
         is_sure = run(end_entries(ours, alias, is_async=False)) and not _rows(alias).is_unended(ours)
         if not (is_sure or _repeated(ours, alias)):
@@ -74,7 +78,9 @@ def expire(alias: str, search: Search, tally: Tally, seconds: float) -> Iterator
         there = _there(pace, _without_leases(alias, keys))
         _apply(pace, tally, [("PEXPIRE", key, milliseconds) for key in there])
 
-    return _change(alias, search, tally, act, "PEXPIRE", milliseconds)
+    yield from _change(alias, search, tally, act, "PEXPIRE", milliseconds)
+    if search.limit == tally.keys:
+        tally.cursor = ""  # to go on from here would change this page again, and never more
 
 
 def persist(alias: str, search: Search, tally: Tally) -> Iterator[int]:
@@ -112,8 +118,7 @@ def _apply(pace: Pace, tally: Tally, commands: Sequence[Command], keys_each: int
     replies = pace.ask(pack(commands), len(commands)) if commands else []
     tally.in_doubt = 0
     tally.keys += keys_each * sum(not isinstance(reply, Exception) for reply in replies)
-    if failure := first_failure(pace.alias, replies):
-        raise failure
+    refuse_failures(pace.alias, replies)
 
 
 def _repeated(names: Sequence[str], alias: str) -> bool:
@@ -155,7 +160,5 @@ def _change(alias: str, search: Search, tally: Tally, act: Act, *command: str | 
             if search.limit == tally.keys and not walk.is_over:
                 return
     finally:
-        if command[0] == "PEXPIRE" and search.limit == tally.keys:
-            tally.cursor = ""  # to go on from here would change this page again, and never more
         # This process may end now, by an interrupt too.
         tally.is_journalled = get_redis_tier(alias, is_async=False).journal.write()

@@ -69,8 +69,7 @@ class Pace:
     def speak(self, *commands: Command) -> list[Any]:
         """See `ask`; raises the first server error among the replies too, as ours."""
         replies = self.ask(pack(commands), len(commands))
-        if failure := pools.first_failure(self.alias, replies):
-            raise failure
+        pools.refuse_failures(self.alias, replies)
         return replies
 
     def peek(self, packed: bytes, count: int) -> list[Any]:

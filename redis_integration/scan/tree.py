@@ -39,6 +39,7 @@ class Tree:
         self.separator = separator.encode()
         self._ours = prefix.encode() + b":"
         self._lease = b"{%b" % self._ours
+        self._leases = self._lease + b"*}:lease"
 
     def add(self, page: Collection[Found]) -> None:
         """Sum up these keys, of which time to live and bytes were asked."""
@@ -55,7 +56,7 @@ class Tree:
 
     def _parts(self, key: bytes) -> list[bytes]:
         if key.startswith(self._lease) and key.endswith(b"}:lease"):
-            return [self._lease + b"*}:lease"]
+            return [self._leases]
         separator = self.separator
         parts = key.split(separator, self._depth)
         if len(parts) == 1:
@@ -68,7 +69,7 @@ class Tree:
     def _branch(self, parent: Branch, part: bytes) -> Branch:
         branch = parent.branches.get(part)
         if branch is None:
-            if len(parent.branches) >= MOST_BRANCHES and part not in (self._ours, self._lease + b"*}:lease"):
+            if len(parent.branches) >= MOST_BRANCHES and part not in (self._ours, self._leases):
                 part = OTHERS
             branch = parent.branches.setdefault(part, Branch())
         return branch

@@ -20,11 +20,11 @@ from redis_integration.conf import get_settings
 from redis_integration.entries import HEADER_BYTES, TAG_BYTES, Entry, unpack
 from redis_integration.exceptions import UnreadableEntry
 from redis_integration.pickles import is_signed, pickle_codec
-from redis_integration.pools import UNSET_LIFE, pack
+from redis_integration.pools import UNSET_LIFE, is_wrong_type, pack, refuse_failures
 from redis_integration.responses import response_codec
 from redis_integration.scan.pace import Pace
 from redis_integration.scan.search import Found, Search, Tally
-from redis_integration.scan.walk import Walk, is_wrong_type, refuse_refusals
+from redis_integration.scan.walk import Walk
 from redis_integration.tags import MAX_TAGS
 from redis_integration.tiers.leases import lease_key, owner_of
 from redis_integration.tiers.scripts import HOLD
@@ -152,15 +152,16 @@ def _cut(text: bytes, most: int = SHOWN_BYTES) -> tuple[bytes, str]:
     """Its first bytes, with no part of a character at the end, and which they are where there are more."""
     if len(text) <= most:
         return text, ""
+    cut = text[:most]
     with suppress(UnicodeDecodeError):
-        return text[: utf_8_decode(text[:most], "strict", False)[1]], f"the first {most:,} bytes"
-    return text[:most], f"the first {most:,} bytes"
+        cut = cut[: utf_8_decode(cut, "strict", False)[1]]
+    return cut, f"the first {most:,} bytes"
 
 
 def _peek(pace: Pace, *commands: Any) -> list[Any]:
     # What is of another type by now is None.
     replies = pace.peek(pack(commands), len(commands))
-    refuse_refusals(pace.alias, replies)
+    refuse_failures(pace.alias, replies, types=False)
     return [None if is_wrong_type(reply) else reply for reply in replies]
 
 

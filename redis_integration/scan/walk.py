@@ -16,7 +16,7 @@ from zlib import crc32
 from redis_integration import pools
 from redis_integration.conf import get_settings
 from redis_integration.entries import HEADER_BYTES, TAG_BYTES, is_tagged
-from redis_integration.exceptions import Kind, RedisUnavailable
+from redis_integration.exceptions import RedisUnavailable
 from redis_integration.pools import pack
 from redis_integration.scan.pace import Pace
 from redis_integration.scan.search import TYPES, Found, Search, Tally
@@ -161,7 +161,7 @@ class Walk:
         def read(part: Sequence[bytes], replies: list[Any]) -> None:
             # Most often there is none: to look at each takes longer than to look at the types that there are.
             if any(issubclass(kind, Exception) for kind in {*map(type, replies)}):
-                raise pools.first_failure(self.alias, replies) or AssertionError
+                pools.refuse_failures(self.alias, replies)
             size = len(part)
             page.extend(_read(part, {fact: replies[at * size : (at + 1) * size] for at, fact in enumerate(asked)}))
 
@@ -175,8 +175,7 @@ class Walk:
         ahead = None if self._come else self._next
         last: list[pools.Command] = [self._scan(*ahead) if ahead else ("PING",)]
         replies = self.pace.ask(*pack_part(parts[0]), more)
-        if failure := pools.first_failure(self.alias, replies[-1:]):
-            raise failure
+        pools.refuse_failures(self.alias, replies[-1:])
         if ahead:
             self._come = replies[-1]
         return page
@@ -189,7 +188,7 @@ class Walk:
         packed = pack([("GET", tag)]) + b"".join([template % (len(key), key) for key in keys])
         generation, *starts = self.pace.peek(packed, 1 + len(keys))
         # A key of another type holds no entry.
-        refuse_refusals(self.alias, [generation, *starts])
+        pools.refuse_failures(self.alias, [generation, *starts], types=False)
         answers = [isinstance(start, bytes) and is_tagged(start, generation or b"") for start in starts]
         longer = [key for key, answer in zip(keys, answers, strict=True) if answer is None]
         tagged = {*self._tagged(longer, tag, MAX_TAGS)} if longer and most < MAX_TAGS else set()
@@ -201,7 +200,7 @@ class Walk:
         lengths = self.pace.peek(packed, len(known))
         # It may be of another type by now.
         by_key = {each.key: n for each, n in zip(known, lengths, strict=True) if isinstance(n, int)}
-        refuse_refusals(self.alias, lengths)
+        pools.refuse_failures(self.alias, lengths, types=False)
         return [found._replace(length=by_key.get(found.key)) for found in page]
 
     @property
@@ -212,9 +211,8 @@ class Walk:
     def _begin(self, begun_in: str) -> bool:
         """Whether there can be anything to find: no entry has a tag that has no generation."""
         tag = self.search.tag
-        self.tally.total, *generation = self.pace.speak(
-            ("DBSIZE",), *([("GET", tag_key(self._prefix, tag))] if tag else [])
-        )
+        current: list[pools.Command] = [("GET", tag_key(self._prefix, tag))] if tag else []
+        self.tally.total, *generation = self.pace.speak(("DBSIZE",), *current)
         if begun_in not in ("", self._origin):
             raise RedisUnavailable(
                 "This cursor is of another database, or its server has restarted or failed over since.",
@@ -264,17 +262,6 @@ def _found(keys: Sequence[bytes], columns: Mapping[str, list[Any]] | None = None
     # Found(...) takes five times as long: it is a function in Python.
     facts = (columns.get(fact) or repeat(None) if columns else repeat(None) for fact in (*_QUESTIONS, "length"))
     return [*map(partial(tuple.__new__, Found), zip(keys, *facts, strict=False))]
-
-
-def is_wrong_type(reply: Any) -> bool:
-    """Whether a key had another type than was thought: it may have changed since."""
-    return isinstance(reply, Exception) and getattr(pools.translate(reply), "kind", None) is Kind.FOREIGN
-
-
-def refuse_refusals(alias: str, replies: Sequence[Any]) -> None:
-    """Raise the first server error among these replies, as ours, unless it is that a key has another type."""
-    if failure := pools.first_failure(alias, [each for each in replies if not is_wrong_type(each)]):
-        raise failure
 
 
 def _share_of(cursor: int) -> float:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
+from math import inf
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -152,9 +153,10 @@ class Command(ConsoleCommand):
             more = {"--yes": ""} | ({"--everything": ""} if is_broad(self.search, prefix) else {})
             stream.write(f"To do it: {self._again(more)}", style_func=str)
         elif self.tally.cursor and not self.tally.cursor.startswith("0-"):
-            left = (self.options["limit"] or 0) - self.tally.keys - self.tally.in_doubt
-            more = {"--cursor": self.tally.cursor} | ({"--at-most": str(left)} if left > 0 else {})
-            if not self.search.limit or left > 0 or not self.tally.in_doubt:  # else the limit may have been reached
+            limit, done = self.options["limit"] or inf, self.tally.keys + self.tally.in_doubt
+            if done < limit or not self.tally.in_doubt:  # else the limit may have been reached
+                rest = {"--at-most": str(limit - done)} if done < limit < inf else {}
+                more = {"--cursor": self.tally.cursor} | rest
                 stream.write(f"The rest, from here: {self._again(more)}", style_func=str)
         stream.flush()
 

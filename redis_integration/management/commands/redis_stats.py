@@ -101,8 +101,7 @@ class Command(ConsoleCommand):
 
 
 def _row(line: Line) -> list[str]:
-    hits = line.redis + line.stale + line.fallback
-    shares = [_share(count, line.calls) for count in (hits, *(getattr(line, answer) for answer in ANSWERS[1:]))]
+    shares = [_share(count, line.calls) for count in (line.hits, *(getattr(line, answer) for answer in ANSWERS[1:]))]
     return [f"{line.calls:,}", *shares, duration(1000 * line.saved), line.name]
 
 
@@ -132,8 +131,8 @@ def _remarks(found: Stats) -> Iterator[str]:
 
 def _gaps(found: Stats) -> str:
     """The silent minutes between others, as times of the day."""
-    spoken = {*range(found.first, found.last + 1)} - {*found.silent}
-    between = [minute for minute in found.silent if spoken and min(spoken) < minute < max(spoken)]
+    spoken = sorted({*range(found.first, found.last + 1)} - {*found.silent})
+    between = [minute for minute in found.silent if spoken and spoken[0] < minute < spoken[-1]]
     # What follows one another is as far from its place in the list.
     runs = [[minute for _, minute in run] for _, run in groupby(enumerate(between), lambda each: each[1] - each[0])]
     return ", ".join(" to ".join(map(_clock, dict.fromkeys((run[0], run[-1])))) for run in runs)
